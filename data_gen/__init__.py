@@ -1,0 +1,1 @@
+"""Makes worlds, learns nothing: microstructures, materials, spectra, projection, reconstruction, datasets."""
