@@ -132,7 +132,7 @@ class SyntheticDataset:
 
         Args:
             output_dir: created where absent; a directory of the same recipe and seed is resumed.
-            count: number of pairs, at least 3.
+            count: number of pairs, at least 1.
             seed: non-negative integer.
             workers: processes, at least 1.
 
@@ -143,7 +143,7 @@ class SyntheticDataset:
             ValueError: a bad argument, or a directory that holds something else.
             OSError: too little space on the disk, checked before the work starts.
         """
-        for name, value, low in (("count", count, 3), ("seed", seed, 0), ("workers", workers, 1)):
+        for name, value, low in (("count", count, 1), ("seed", seed, 0), ("workers", workers, 1)):
             if type(value) is not int or value < low:
                 raise ValueError(f"{name}={value!r} must be an integer of at least {low}")
         root = Path(output_dir)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import cached_property, lru_cache
 
 import astra
 import numpy as np
@@ -45,6 +46,11 @@ class ParallelBeam:
         astra.data2d.delete(sinogram_id)
         return sinogram
 
+    @cached_property
+    def chords(self) -> np.ndarray:
+        """Length of each ray inside the slice [pixels], float32 (angles, detectors)."""
+        return self.forward(np.ones(self.shape, np.float32))
+
     def fbp(self, sinogram: np.ndarray, filter_name: str = "ram-lak") -> np.ndarray:
         """Filtered back-projection.
 
@@ -70,3 +76,9 @@ class ParallelBeam:
         astra.algorithm.delete(algorithm_id)
         astra.data2d.delete([sinogram_id, image_id])
         return image
+
+
+@lru_cache(maxsize=2)
+def parallel_beam(shape: tuple[int, int], n_angles: int, angular_range_deg: float = 180.0) -> ParallelBeam:
+    """A ``ParallelBeam`` that is kept for the next slice of the same geometry."""
+    return ParallelBeam(shape, n_angles, angular_range_deg)

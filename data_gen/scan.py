@@ -10,7 +10,7 @@ import numpy as np
 
 from data_gen.materials import Material
 from data_gen.parameters import Range, check_range, draw
-from data_gen.projection import FILTERS, ParallelBeam
+from data_gen.projection import FILTERS, parallel_beam
 from data_gen.spectrum import Monochromatic, Spectrum, Tube
 
 _CM_PER_UM = 1e-4
@@ -137,17 +137,16 @@ class Scanner:
             raise ValueError(f"{len(fractions)} phases need as many materials, got {len(materials)}")
         flat = fractions.ndim == 3
         stack = fractions[..., None] if flat else fractions
-        beam = ParallelBeam(stack.shape[1:3], self.n_angles, self.angular_range_deg)
+        beam = parallel_beam(stack.shape[1:3], self.n_angles, self.angular_range_deg)
         energies = self.spectrum.energies_kev
         weights, attenuation = merge_energies(
             self.spectrum.weights, np.stack([m.attenuation_1_cm(energies) for m in materials])
         )
         pixel_cm = voxel_size_um * _CM_PER_UM
         image = np.empty(stack.shape[1:], np.float32)
-        box = beam.forward(np.ones(stack.shape[1:3], np.float32))
         for k in progress(range(stack.shape[-1])):
             others = [beam.forward(phase[..., k]) for phase in stack[1:]]
-            paths_cm = np.stack([box - sum(others), *others]) * pixel_cm  # fractions sum to 1 in every voxel
+            paths_cm = np.stack([beam.chords - sum(others), *others]) * pixel_cm  # fractions sum to 1 in every voxel
             sinogram = -np.log(transmission(paths_cm, attenuation, weights))
             image[..., k] = beam.fbp(sinogram, self.filter_name) / pixel_cm
         return image[..., 0] if flat else image
