@@ -40,7 +40,7 @@ def label_colours(labels: np.ndarray, n_classes: int) -> np.ndarray:
 
 
 def error_map(pred: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """uint8 RGB: false positive (phase where there is pore), false negative (pore where there is phase), phases swapped.
+    """uint8 RGB: false positive (phase where there is pore), false negative (the reverse), phases swapped.
 
     Where the prediction is right, light grey for phases and white for pore.
     """

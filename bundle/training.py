@@ -52,8 +52,8 @@ def load_datalist(
     source = Path(path)
     if not source.is_file():
         raise FileNotFoundError(
-            f"no data set at {source}; make one: python -m monai.bundle run --config_file configs/generate_spheres.json "
-            f"--count 1000 --output_dir {source.parent}"
+            f"no data set at {source}; make one: python -m monai.bundle run "
+            f"--config_file configs/generate_spheres.json --count 1000 --output_dir {source.parent}"
         )
     content = json.loads(source.read_text())
     names = [content["labels"][str(k)] for k in range(len(content["labels"]))]
@@ -224,8 +224,8 @@ class RunRecord:
 class TrainingBoard:
     """TensorBoard of a run: what MONAI's TensorBoardStatsHandler does not show.
 
-    Learning rate, Dice and IoU of each class, panels of image, label, prediction and error, the hyper-parameters and the
-    run's configuration as text. Share the ``SummaryWriter`` with MONAI's handlers, so that a run is one event file.
+    Learning rate, Dice and IoU of each class, panels of image, label, prediction and error, the hyper-parameters and
+    the run's configuration as text. Share the ``SummaryWriter`` with MONAI's handlers, so that a run is one event file.
 
     Args:
         summary_writer: the shared writer.

@@ -45,8 +45,8 @@ def merge_energies(
     """Join neighbouring energy bins in which every material attenuates alike.
 
     A group keeps its total weight and its weighted mean µ, so the first moment is exact and a group of optical depth x
-    errs by x²·spread²/24 of its own share at most. Absorption edges stay, since µ jumps there. A 140 kV spectrum of 1390
-    bins becomes some 200 groups with the same −ln T within 1e-4.
+    errs by x²·spread²/24 of its own share at most. Absorption edges stay, since µ jumps there. A 140 kV spectrum of
+    1390 bins becomes some 200 groups with the same −ln T within 1e-4.
 
     Args:
         weights: (energies,).

@@ -1,6 +1,6 @@
 """One picture of a quickstart: truth, scan, prediction and error in 2D and 3D, curves, table, your own scan.
 
-    python scripts/overview.py results --image results/spheres/images/spheres_00012.nii.gz
+python scripts/overview.py results --image results/spheres/images/spheres_00012.nii.gz
 """
 
 import argparse
@@ -12,7 +12,7 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -83,7 +83,9 @@ def draw_table(ax, metrics: dict) -> None:
     for name, method in metrics["methods"].items():
         summary = method["summary"]
         rows.append([name, *(f"{summary[k]['mean']:.4f}" for k in ("mean_dice", "mean_iou", "accuracy"))])
-    table = ax.table(rows, colLabels=["method", "Dice", "IoU", "accuracy"], loc="center", colWidths=[0.46, 0.18, 0.18, 0.18])
+    table = ax.table(
+        rows, colLabels=["method", "Dice", "IoU", "accuracy"], loc="center", colWidths=[0.46, 0.18, 0.18, 0.18]
+    )
     table.auto_set_font_size(False)
     table.set_fontsize(8)
     table.scale(1, 1.35)

@@ -100,9 +100,7 @@ def main() -> int:
         )
         run(
             "generate a 3D volume",
-            bundle_run(
-                ["generate_spheres.json"], count=1, seed=1, output_dir=solid, shape=[args.volume_size] * 3
-            ),
+            bundle_run(["generate_spheres.json"], count=1, seed=1, output_dir=solid, shape=[args.volume_size] * 3),
             seconds,
         )
         run(

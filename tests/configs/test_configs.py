@@ -51,7 +51,9 @@ def history(output_dir: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def trained(root, flat_dataset, tmp_path_factory) -> Path:
     output_dir = tmp_path_factory.mktemp("trained") / "run"
-    run(workflow(root, ["train.json"], dataset_dir=str(flat_dataset), output_dir=str(output_dir), max_epochs=2, **SMALL))
+    run(
+        workflow(root, ["train.json"], dataset_dir=str(flat_dataset), output_dir=str(output_dir), max_epochs=2, **SMALL)
+    )
     return output_dir
 
 
@@ -68,7 +70,17 @@ def test_tensorboard_shows_the_run(trained):
     board = EventAccumulator(str(trained / "tensorboard"))
     board.Reload()
     tags = board.Tags()
-    wanted = {"learning_rate", "dice/pore", "dice/particle", "iou/pore", "iou/particle", "val_mean_dice", "val_mean_iou", "val_loss", "train_loss"}
+    wanted = {
+        "learning_rate",
+        "dice/pore",
+        "dice/particle",
+        "iou/pore",
+        "iou/particle",
+        "val_mean_dice",
+        "val_mean_iou",
+        "val_loss",
+        "train_loss",
+    }
     assert wanted <= set(tags["scalars"])
     assert [e.step for e in board.Scalars("dice/particle")] == [1, 2]
     assert tags["images"] == ["validation: image, label, prediction, error"]
@@ -126,7 +138,11 @@ def test_early_stop(root, flat_dataset, tmp_path):
     options = {**SMALL, "learning_rate": 0.0, "early_stop_patience": 2, "warmup_epochs": 0}
     # without learning and with fixed batch statistics the score of epoch 1 is never beaten
     options |= {"network_def#norm": "instance"}
-    run(workflow(root, ["train.json"], dataset_dir=str(flat_dataset), output_dir=str(tmp_path / "r"), max_epochs=9, **options))
+    run(
+        workflow(
+            root, ["train.json"], dataset_dir=str(flat_dataset), output_dir=str(tmp_path / "r"), max_epochs=9, **options
+        )
+    )
     assert len(history(tmp_path / "r")) == 3
 
 
@@ -160,7 +176,12 @@ def test_train_evaluate_infer_from_another_directory(root, flat_dataset, tmp_pat
 
     done = bundle_run(root, tmp_path, ["train.json", "evaluate.json"], **options)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert {p.name for p in (tmp_path / "run/evaluation").iterdir()} == {"metrics.csv", "metrics.json", "metrics.md", "cases.png"}
+    assert {p.name for p in (tmp_path / "run/evaluation").iterdir()} == {
+        "metrics.csv",
+        "metrics.json",
+        "metrics.md",
+        "cases.png",
+    }
     assert json.loads((tmp_path / "run/evaluation/metrics.json").read_text())["n_images"] == 2
 
     network = {k: SMALL[k] for k in ("channels", "strides", "num_res_units", "roi_size")}
@@ -237,20 +258,33 @@ def test_verify_metadata_without_network(root, monkeypatch):
 def test_metadata_names_the_versions_that_are_pinned(root):
     metadata = json.loads((root / "configs/metadata.json").read_text())
     pins = dict(line.split("==") for line in (root / "requirements.txt").read_text().split() if "==" in line)
-    stated = {"monai": metadata["monai_version"], "torch": metadata["pytorch_version"], "numpy": metadata["numpy_version"]}
+    stated = {
+        "monai": metadata["monai_version"],
+        "torch": metadata["pytorch_version"],
+        "numpy": metadata["numpy_version"],
+    }
     stated |= metadata["required_packages_version"]
     assert stated == {name: pins[name] for name in stated}
 
 
 def test_train_and_inference_configs_describe_the_same_network(root):
     train, infer = (json.loads((root / "configs" / n).read_text()) for n in ("train.json", "inference.json"))
-    for key in ("network_def", "intensity", "class_names", "channels", "strides", "num_res_units", "spatial_dims", "roi_size"):
+    for key in (
+        "network_def",
+        "intensity",
+        "class_names",
+        "channels",
+        "strides",
+        "num_res_units",
+        "spatial_dims",
+        "roi_size",
+    ):
         assert train[key] == infer[key], key
 
 
 def fails(flow: ConfigWorkflow) -> str:
     """Run to the error, and return the message at its root."""
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011 - MONAI wraps what our code raises
+    with pytest.raises(Exception) as caught:
         run(flow)
     error = caught.value
     while error.__cause__ is not None:
