@@ -194,9 +194,7 @@ def _otsu_classes(image: np.ndarray, n_classes: int) -> np.ndarray:
     counts, upper_edges = _histogram(image, n_classes)
     n_levels = np.count_nonzero(counts)
     if n_levels < n_classes:
-        raise ValueError(
-            f"image has only {n_levels} grey levels (of {len(counts)}), too few for {n_classes} classes"
-        )
+        raise ValueError(f"image has only {n_levels} grey levels (of {len(counts)}), too few for {n_classes} classes")
     if n_classes == 2:
         thresholds = [threshold_otsu(hist=(counts, upper_edges))]
     else:

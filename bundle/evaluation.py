@@ -25,8 +25,6 @@ import torch
 from ignite.engine import Engine, Events
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-from matplotlib.patheffects import withStroke
 from monai.data import MetaTensor
 from monai.data.utils import affine_to_spacing
 
@@ -34,11 +32,13 @@ from bundle import baselines as classical
 from bundle.metrics import metric_names, score, spacing_per_axis, summarise
 from bundle.pictures import (
     CLASS_COLOURS,
-    FALSE_NEGATIVE,
-    FALSE_POSITIVE,
-    OTHER_ERROR,
+    class_legend,
+    error_legend,
     error_map,
+    grey_range,
     label_colours,
+    scale_bar,
+    show,
     to_grey,
 )
 from bundle.volume_io import atomic_path, write_json
@@ -52,11 +52,6 @@ SUMMARY_COLUMNS = {
     "mean_nsd": ("surface Dice at 1 voxel", True),
     "mean_abs_fraction_error": ("abs. fraction error", False),
 }  # metric: (heading, larger is better)
-ERROR_COLOURS = {
-    "false positive (background taken for a phase)": FALSE_POSITIVE,
-    "false negative (phase taken for background)": FALSE_NEGATIVE,
-    "wrong phase": OTHER_ERROR,
-}  # the colours of `error_map`
 
 
 class EvaluationReport:
@@ -202,9 +197,7 @@ class EvaluationReport:
         rows = [row for row in self._rows if row["method"] == self.network_name]
         # An image of background only has no Dice; such an image is never a case unless there is nothing else.
         key = "mean_dice" if any(math.isfinite(row["mean_dice"]) for row in rows) else "accuracy"
-        ranked = sorted(
-            (i for i, row in enumerate(rows) if math.isfinite(row[key])), key=lambda i: -rows[i][key]
-        )
+        ranked = sorted((i for i, row in enumerate(rows) if math.isfinite(row[key])), key=lambda i: -rows[i][key])
         picked = {"best": ranked[0], "median": ranked[(len(ranked) - 1) // 2], "worst": ranked[-1]}
         cases = []
         for rank, index in picked.items():
@@ -250,9 +243,7 @@ def _class_map(tensor: torch.Tensor, n_classes: int, name: str) -> np.ndarray:
     """(1 or n_classes, spatial) -> uint8 (spatial); values are checked by `score`."""
     array = tensor.detach().cpu()
     if array.shape[0] not in (1, n_classes):
-        raise ValueError(
-            f"{name} has shape {tuple(array.shape)}; its first axis must be 1 or {n_classes} classes"
-        )
+        raise ValueError(f"{name} has shape {tuple(array.shape)}; its first axis must be 1 or {n_classes} classes")
     if array.shape[0] > 1:
         return array.argmax(dim=0).numpy().astype(np.uint8)
     values = array[0].numpy()
@@ -280,7 +271,7 @@ def _save_slice(
     planes = {f"labels_{name}": array[where] for name, array in labels.items()}
     np.savez(
         path,
-        grey=to_grey(image)[..., 0][where],
+        grey=to_grey(image[where], grey_range(image))[..., 0],
         truth=truth[where],
         spacing_um=spacing_um[:2],
         note=note,
@@ -307,14 +298,10 @@ def _report(rows: list[dict], notes: dict[str, str], class_names: list[str], net
         "network_against_best_baseline": None,
         "methods": methods,
     }
-    ranked = [
-        m for m in methods if m != network_name and math.isfinite(methods[m]["summary"]["mean_dice"]["mean"])
-    ]
+    ranked = [m for m in methods if m != network_name and math.isfinite(methods[m]["summary"]["mean_dice"]["mean"])]
     if ranked:
         best = max(ranked, key=lambda m: methods[m]["summary"]["mean_dice"]["mean"])
-        gains = [
-            n["mean_dice"] - b["mean_dice"] for n, b in zip(scores[network_name], scores[best], strict=True)
-        ]
+        gains = [n["mean_dice"] - b["mean_dice"] for n, b in zip(scores[network_name], scores[best], strict=True)]
         gains = [gain for gain in gains if math.isfinite(gain)]
         report["best_baseline"] = best
         report["network_against_best_baseline"] = {
@@ -429,9 +416,7 @@ def _best_mean(methods: dict, metric: str, larger: bool) -> float:
     return max(means) if larger else min(means)
 
 
-def _case_figure(
-    cases: list[dict], network_name: str, best_baseline: str | None, class_names: list[str]
-) -> Figure:
+def _case_figure(cases: list[dict], network_name: str, best_baseline: str | None, class_names: list[str]) -> Figure:
     """One row per case: scan, truth, prediction, best baseline, errors of the prediction.
 
     A case holds `title`, `scores` ({method: row of the report}) and the arrays of `_save_slice`.
@@ -443,22 +428,12 @@ def _case_figure(
     for row, case in zip(rows, cases, strict=True):
         row.suptitle(case["title"], x=0.01, ha="left", fontsize=11, fontweight="bold")
         _draw_case(list(row.subplots(1, n_columns)), case, network_name, best_baseline, len(class_names))
-    patches = [
-        Patch(facecolor=CLASS_COLOURS[k] / 255, edgecolor="#888888", label=n)
-        for k, n in enumerate(class_names)
-    ]
-    n_errors = 3 if len(class_names) > 2 else 2
-    patches += [
-        Patch(facecolor=np.array(colour) / 255, label=name)
-        for name, colour in list(ERROR_COLOURS.items())[:n_errors]
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=9)
+    handles = class_legend(class_names) + error_legend(class_names)
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
     return figure
 
 
-def _draw_case(
-    axes: list[Axes], case: dict, network_name: str, best_baseline: str | None, n_classes: int
-) -> None:
+def _draw_case(axes: list[Axes], case: dict, network_name: str, best_baseline: str | None, n_classes: int) -> None:
     truth, pred, scores = case["truth"], case[f"labels_{network_name}"], case["scores"]
     grey = np.repeat(case["grey"][..., None], 3, axis=-1)
     panels = [
@@ -477,31 +452,10 @@ def _draw_case(
     panels.append((f"{network_name} errors   {wrong:.2%}", error_map(pred, truth)))
     size_um = np.array(truth.shape) * case["spacing_um"]
     for ax, (title, rgb) in zip(axes, panels, strict=True):
-        # Arrays are (x, y): x runs to the right and y down, as Fiji shows them.
-        ax.imshow(rgb.swapaxes(0, 1), extent=(0, size_um[0], size_um[1], 0), interpolation="nearest")
-        ax.set_title(title, fontsize=9.5)
-        ax.set(xticks=[], yticks=[])
-        ax.spines[:].set(color="#888888", linewidth=0.6)
-    _scale_bar(axes[0], size_um)
+        show(ax, rgb, size_um, title)
+    scale_bar(axes[0], *size_um)
 
 
 def _height_over_width(case: dict) -> float:
     width_um, height_um = np.array(case["truth"].shape) * case["spacing_um"]
     return float(np.clip(height_um / width_um, 0.3, 3))
-
-
-def _scale_bar(ax: Axes, size_um: np.ndarray) -> None:
-    """A bar of 1, 2 or 5 times a power of ten µm, at most a third of the width."""
-    longest_um = size_um[0] / 3
-    decade = 10.0 ** math.floor(math.log10(longest_um))
-    length_um = max(step * decade for step in (1, 2, 5) if step * decade <= longest_um)
-    left, bottom = 0.05 * size_um[0], 0.94 * size_um[1]
-    outline = [withStroke(linewidth=3, foreground="black")]
-    (bar,) = ax.plot(
-        [left, left + length_um], [bottom, bottom], color="white", linewidth=2.5, solid_capstyle="butt"
-    )
-    bar.set_path_effects([withStroke(linewidth=4, foreground="black")])
-    label = ax.text(
-        left, bottom - 0.03 * size_um[1], f"{length_um:g} µm", color="white", fontsize=9, va="bottom"
-    )
-    label.set_path_effects(outline)

@@ -183,9 +183,7 @@ def segment(
     start = time.perf_counter()
     normalised = _preprocess(image, preprocessing)
     flat = len(inferer.roi_size) == 2
-    network = network.to(
-        device, memory_format=torch.channels_last if flat else torch.contiguous_format
-    ).eval()
+    network = network.to(device, memory_format=torch.channels_last if flat else torch.contiguous_format).eval()
     blocks = list(_blocks(image.shape, inferer.roi_size, BLOCK_VOXELS))
     labels = np.empty(image.shape, dtype=np.uint8)
     soft: np.ndarray | None = None
@@ -290,9 +288,7 @@ def load_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: no such file") from None
     except Exception as error:  # the unpickler raises anything from EOFError to struct.error
-        raise ValueError(
-            f"{path}: is no file of weights that torch.load(weights_only=True) can read"
-        ) from error
+        raise ValueError(f"{path}: is no file of weights that torch.load(weights_only=True) can read") from error
     if isinstance(state, dict) and isinstance(state.get("network"), dict):
         state = state["network"]
     if not (isinstance(state, dict) and state and all(torch.is_tensor(value) for value in state.values())):

@@ -16,9 +16,7 @@ from monai.utils import MetricReduction
 from scipy.ndimage import binary_erosion
 
 
-def score(
-    pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float | Sequence[float]
-) -> dict[str, float]:
+def score(pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float | Sequence[float]) -> dict[str, float]:
     """Every metric of one predicted label map.
 
     Args:
@@ -124,18 +122,14 @@ class VolumeFractionError(CumulativeIterationMetric):
     Raises `ValueError` for shapes that differ or a single channel, of which no fractions can be told.
     """
 
-    def __init__(
-        self, include_background: bool = True, reduction: MetricReduction | str = MetricReduction.MEAN
-    ):
+    def __init__(self, include_background: bool = True, reduction: MetricReduction | str = MetricReduction.MEAN):
         super().__init__()
         self.include_background = include_background
         self.reduction = reduction
 
     def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
         if y is None or y_pred.shape != y.shape:
-            raise ValueError(
-                f"y_pred {tuple(y_pred.shape)} and y {y if y is None else tuple(y.shape)} differ"
-            )
+            raise ValueError(f"y_pred {tuple(y_pred.shape)} and y {y if y is None else tuple(y.shape)} differ")
         if y_pred.ndim < 3 or y_pred.shape[1] < 2:
             raise ValueError(f"y_pred {tuple(y_pred.shape)} must be one-hot (batch, classes, spatial...)")
         spatial = tuple(range(2, y_pred.ndim))

@@ -83,9 +83,7 @@ class _VolumeWriter(ImageWriter):
     def __init__(self, output_dtype: DtypeLike = np.float32, scale: int | None = None, **kwargs) -> None:
         """output_dtype: numpy dtype of the file, None keeps the array's. scale: MONAI's, must be None."""
         if scale is not None:
-            raise ValueError(
-                f"scale {scale} is not supported: grey values and labels are written as they are"
-            )
+            raise ValueError(f"scale {scale} is not supported: grey values and labels are written as they are")
         super().__init__(output_dtype=output_dtype, affine=None, **kwargs)
 
     def set_data_array(
@@ -109,9 +107,7 @@ class _VolumeWriter(ImageWriter):
     def set_metadata(self, meta_dict: dict | None = None, resample: bool = False, **options) -> None:
         """Take the affine [µm] of the array as it now is; resampling is Invertd's work."""
         if resample:
-            raise ValueError(
-                "resample=True is not supported: bring the array back with Invertd, then save it"
-            )
+            raise ValueError("resample=True is not supported: bring the array back with Invertd, then save it")
         _, affine, _ = self.get_meta_info(meta_dict)
         if affine is None or not (meta_dict or {}).get("voxel_size_known", True):
             self.affine = None

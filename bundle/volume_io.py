@@ -33,9 +33,7 @@ from PIL import Image
 TIFF_SUFFIXES = (".tif", ".tiff")
 SLICE_SUFFIXES = (*TIFF_SUFFIXES, ".png")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
-SUPPORTED = (
-    "TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), NumPy (.npy), PNG (.png) or a folder of TIFF or PNG slices"
-)
+SUPPORTED = "TIFF (.tif, .tiff), NIfTI (.nii, .nii.gz), NumPy (.npy), PNG (.png) or a folder of TIFF or PNG slices"
 
 MIN_AXIS_LENGTH = 8
 LARGEST_CLASSIC_TIFF = 2**32 - 2**25  # bytes of image data; the rest of the 4 GiB is left for the tags
@@ -142,9 +140,7 @@ def _suffix(path: Path) -> str:
 def _plain_array(array: np.ndarray) -> np.ndarray:
     """Check dtype and shape; bool → uint8, big-endian → native."""
     if array.dtype.kind not in "buif":
-        raise ValueError(
-            f"dtype {array.dtype} is not a grey value; give integers or real floating-point numbers"
-        )
+        raise ValueError(f"dtype {array.dtype} is not a grey value; give integers or real floating-point numbers")
     if array.size == 0:
         raise ValueError(f"the array of shape {array.shape} holds no voxels")
     if array.ndim not in (2, 3):
@@ -221,8 +217,7 @@ def _check_tiff_is_whole(tif: tifffile.TiffFile, messages: list[str]) -> None:
         ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=False)]
         if max(ends, default=0) > tif.filehandle.size:
             raise ValueError(
-                f"the TIFF file is truncated: page {number} ends at byte {max(ends)}, "
-                f"the file at {tif.filehandle.size}"
+                f"the TIFF file is truncated: page {number} ends at byte {max(ends)}, the file at {tif.filehandle.size}"
             )
 
 
@@ -286,9 +281,7 @@ def _imagej_voxel_size(tif: tifffile.TiffFile) -> tuple[float, ...] | None:
     x_um, y_um, z_um = (_unit_um(metadata.get(key, unit)) for key in ("unit", "yunit", "zunit"))
     tags = tif.pages[0].tags
     pixels = [tags[name].value if name in tags else (0, 1) for name in ("XResolution", "YResolution")]
-    if None in (x_um, y_um, z_um) or any(
-        not numerator or not denominator for numerator, denominator in pixels
-    ):
+    if None in (x_um, y_um, z_um) or any(not numerator or not denominator for numerator, denominator in pixels):
         return None
     x, y = (denominator / numerator for numerator, denominator in pixels)
     z = abs(float(metadata.get("spacing") or 1.0))  # ImageJ leaves a spacing of 1 out
@@ -326,9 +319,7 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, tuple[float, ...] | None]:
     kinds = {"png" if p.suffix.lower() == ".png" else "tif" for p in files}
     if len(kinds) > 1:
         odd = next(p for p in files if (p.suffix.lower() == ".png") != (files[0].suffix.lower() == ".png"))
-        raise ValueError(
-            f"{odd.name} and {files[0].name} differ in format; keep the slices of one stack in a folder"
-        )
+        raise ValueError(f"{odd.name} and {files[0].name} differ in format; keep the slices of one stack in a folder")
     slices = []
     for file in files:
         try:
@@ -341,9 +332,7 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, tuple[float, ...] | None]:
 
 def _natural_order(path: Path) -> list:
     """slice_2 before slice_10."""
-    return [
-        (int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())
-    ]
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name.lower())]
 
 
 def _read_nifti(path: Path, voxel_size_um) -> tuple[np.ndarray, np.ndarray | None]:
@@ -353,9 +342,7 @@ def _read_nifti(path: Path, voxel_size_um) -> tuple[np.ndarray, np.ndarray | Non
     while len(shape) > 2 and shape[-1] == 1:
         shape.pop()
     if len(shape) > 3:
-        raise ValueError(
-            f"the volume has {len(shape)} dimensions, shape {tuple(shape)}; give one 2D or 3D volume"
-        )
+        raise ValueError(f"the volume has {len(shape)} dimensions, shape {tuple(shape)}; give one 2D or 3D volume")
     array = _plain_array(np.asarray(image.dataobj).reshape(shape, order="F"))
     affine = np.array(image.affine, dtype=np.float64)
     if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
@@ -409,9 +396,7 @@ def check_image(array: np.ndarray, name: str) -> None:
 # ------------------------------------------------------------------------------------------ writing
 
 
-def write_tiff(
-    path: str | os.PathLike, array: np.ndarray, voxel_size_um: float | Sequence[float] | None
-) -> None:
+def write_tiff(path: str | os.PathLike, array: np.ndarray, voxel_size_um: float | Sequence[float] | None) -> None:
     """Write a TIFF that Fiji opens with its scale; atomic, and the same input gives the same bytes.
 
     array: (x, y) or (x, y, z). uint8, uint16, float32 (and bool as uint8) become an ImageJ TIFF; int8,
@@ -488,15 +473,11 @@ def write_nifti(path: str | os.PathLike, array: np.ndarray, affine: np.ndarray |
 def _writable(path, array: np.ndarray, dtypes: Sequence[str], format_name: str) -> np.ndarray:
     array = np.asarray(array)
     if array.ndim not in (2, 3) or array.size == 0:
-        raise ValueError(
-            f"{path}: cannot write shape {array.shape}; give (x, y) or (x, y, z) with at least one voxel"
-        )
+        raise ValueError(f"{path}: cannot write shape {array.shape}; give (x, y) or (x, y, z) with at least one voxel")
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
     if array.dtype.name not in dtypes:
-        raise ValueError(
-            f"{path}: {format_name} cannot hold {array.dtype}; convert to one of {', '.join(dtypes)}"
-        )
+        raise ValueError(f"{path}: {format_name} cannot hold {array.dtype}; convert to one of {', '.join(dtypes)}")
     return array
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from multiprocessing import get_context, parent_process
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from tqdm import tqdm
 
 from bundle.volume_io import affine_from_voxel_size, sha256, write_json, write_nifti
 from data_gen.materials import material
+from data_gen.parameters import check_number
 from data_gen.scan import Scanner
 
 RECIPE, DATALIST, MANIFEST = "recipe.json", "dataset.json", "manifest.json"
@@ -58,17 +61,19 @@ class SyntheticDataset:
         supersample: int = 4,
         split: Sequence[float] = (0.7, 0.2, 0.1),
     ):
-        if not name or not all(c.isalnum() or c in "-_" for c in name):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name):
             raise ValueError(f"name={name!r} must be letters, digits, - and _: it becomes part of file names")
         is_list = isinstance(shape, (list, tuple)) and all(type(n) is int for n in shape)
         if not is_list or len(shape) not in (2, 3) or min(shape) < 8:
             raise ValueError(f"shape={shape!r} must be 2 or 3 integers of at least 8, such as [256, 256]")
-        if not 1e-4 <= voxel_size_um <= 1e4:
-            raise ValueError(f"voxel_size_um={voxel_size_um!r} must lie in [0.0001, 10000] µm")
+        check_number("voxel_size_um", voxel_size_um, 1e-4, 1e4, "µm")
         if type(supersample) is not int or not 1 <= supersample <= 8:
             raise ValueError(f"supersample={supersample!r} must be an integer in [1, 8]")
-        if len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
-            raise ValueError(f"split={list(split)!r} must be three shares (training, validation, test) that sum to 1")
+        is_shares = isinstance(split, (list, tuple)) and all(isinstance(s, Real) for s in split)
+        if not is_shares or len(split) != 3 or min(split) < 0 or abs(sum(split) - 1) > 1e-6:
+            raise ValueError(f"split={split!r} must be three shares (training, validation, test) that sum to 1")
+        if not isinstance(phases, Mapping):
+            raise ValueError(f"phases={phases!r} must map class names to materials, as {{'pore': 'air'}}")
         if len(phases) != microstructure.n_classes:
             raise ValueError(
                 f"phases={list(phases)!r}: {type(microstructure).__name__} makes {microstructure.n_classes} phases"
@@ -108,7 +113,7 @@ class SyntheticDataset:
             rng,
         )
         fractions = phase_fractions(fine, len(self.phases), self.supersample)
-        label = fractions.argmax(0).astype(np.uint8)
+        label = majority(fractions, fine, self.supersample)
         image, scan_facts = self.scanner.scan(
             fractions, list(self.phases.values()), self.voxel_size_um, drawn["scanner"], rng
         )
@@ -210,7 +215,7 @@ class SyntheticDataset:
                         f"{root} holds another data set: its {key} is {theirs.get(key)!r}, asked was {mine[key]!r}; "
                         "choose a new output_dir"
                     )
-        elif root.exists() and any(root.iterdir()):
+        elif root.exists() and any(not p.match(_TEMPORARY) for p in root.iterdir()):
             raise ValueError(f"{root} is not empty and holds no {RECIPE}; choose a new output_dir")
         else:
             write_json(path, mine)
@@ -261,20 +266,38 @@ def phase_fractions(labels: np.ndarray, n_classes: int, block: int) -> np.ndarra
     return np.stack([(blocks == k).mean(axis=within, dtype=np.float32) for k in range(n_classes)])
 
 
+def majority(fractions: np.ndarray, labels: np.ndarray, block: int) -> np.ndarray:
+    """The class that fills most of each block; where classes tie, the one at the block's centre.
+
+    Args:
+        fractions: what ``phase_fractions`` made of ``labels``.
+        labels, block: as there.
+
+    Returns:
+        uint8 array of the blocks.
+    """
+    most = fractions.argmax(0).astype(np.uint8)
+    tied = (fractions == fractions.max(0)).sum(0) > 1
+    centre = labels[tuple(slice(block // 2, None, block) for _ in labels.shape)]
+    most[tied] = centre[tied]
+    return most
+
+
 def split_indices(count: int, shares: Sequence[float], seed: int) -> list[list[int]]:
     """Disjoint sorted index lists whose lengths are as near to the shares as integers can be.
 
-    The permutation depends on seed and count alone. Every split with a share above 0 gets at least one index when
-    there are enough.
+    The permutation depends on seed and count alone. Every split with a share above 0 gets at least one index, the first
+    ones where there are too few for all.
     """
     order = np.random.default_rng(np.random.SeedSequence([seed, count, 2**31])).permutation(count)
     exact = np.array(shares) * count
     sizes = np.floor(exact + 1e-9).astype(int)
     for k in np.argsort(sizes - exact, kind="stable")[: count - sizes.sum()]:
         sizes[k] += 1
-    for k in np.flatnonzero((sizes == 0) & (np.array(shares) > 0)):
-        sizes[k] += 1
-        sizes[sizes.argmax()] -= 1
+    for k in np.flatnonzero(np.array(shares) > 0)[:count]:
+        if sizes[k] == 0:
+            sizes[k] += 1
+            sizes[sizes.argmax()] -= 1
     return [sorted(part.tolist()) for part in np.split(order, np.cumsum(sizes)[:-1])]
 
 

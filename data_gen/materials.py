@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 import xraydb
+
+from data_gen.parameters import check_number
 
 _ENERGY_RANGE_KEV = (0.1, 800.0)  # where the Elam tables that XrayDB carries are reliable
 
@@ -28,14 +31,16 @@ class Material:
     density_g_cm3: float
 
     def __post_init__(self):
-        mixture = {self.formula: 1.0} if isinstance(self.formula, str) else dict(self.formula)
-        total = sum(mixture.values())
-        if not mixture or min(mixture.values()) <= 0 or abs(total - 1) > 1e-6:
-            raise ValueError(f"formula={self.formula!r}: mass fractions must be positive and sum to 1, got {total:g}")
+        if not isinstance(self.formula, (str, Mapping)) or not self.formula:
+            raise ValueError(f"formula={self.formula!r} must be a formula, or a mapping of formulas to mass fractions")
+        mixture = {self.formula: 1.0} if isinstance(self.formula, str) else self.formula
+        if not all(isinstance(share, Real) and share > 0 for share in mixture.values()):
+            raise ValueError(f"formula={self.formula!r}: mass fractions must be positive numbers")
+        if abs(sum(mixture.values()) - 1) > 1e-6:
+            raise ValueError(f"formula={self.formula!r}: mass fractions must sum to 1, got {sum(mixture.values()):g}")
         for formula in mixture:
             _parse(formula)
-        if not 0 < self.density_g_cm3 <= 25:
-            raise ValueError(f"density_g_cm3={self.density_g_cm3!r} of {self.formula} must lie in (0, 25] g/cm³")
+        check_number("density_g_cm3", self.density_g_cm3, 1e-9, 25, "g/cm³")
 
     def mass_fractions(self) -> dict[str, float]:
         """Mass fraction of each element; they sum to 1."""
@@ -86,7 +91,9 @@ def _parse(formula: str) -> dict[str, float]:
     """Atoms of each element in a formula; one-line ValueError where XrayDB's has several."""
     try:
         atoms = xraydb.chemparse(formula)
-    except (ValueError, TypeError) as error:
+        for element in atoms:
+            xraydb.mu_elam(element, 10e3)  # the tables end at californium
+    except (ValueError, TypeError, IndexError) as error:
         raise ValueError(f"formula={formula!r} is not a chemical formula: {str(error).splitlines()[0]}") from None
     if not atoms or min(atoms.values()) <= 0:
         raise ValueError(f"formula={formula!r} has no atoms; write for example 'LiNi0.5Mn0.3Co0.2O2'")

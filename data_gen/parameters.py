@@ -38,6 +38,13 @@ def check_range(name: str, value: Range, low: float, high: float, unit: str = ""
     return float(values[0]) if len(values) == 1 else (float(values[0]), float(values[1]))
 
 
+def check_number(name: str, value: float, low: float, high: float, unit: str = "") -> float:
+    """As ``check_range``, for an argument that is never drawn: a single number."""
+    if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r} must be one number in [{low:g}, {high:g}]{unit and ' ' + unit}")
+    return check_range(name, value, low, high, unit)
+
+
 def upper(value: Range) -> float:
     """Largest value that a checked range can give."""
     return value[1] if isinstance(value, tuple) else value

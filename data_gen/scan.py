@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from data_gen.materials import Material
-from data_gen.parameters import Range, check_range, draw
+from data_gen.parameters import Range, check_number, check_range, draw
 from data_gen.projection import FILTERS, parallel_beam
 from data_gen.spectrum import Monochromatic, Spectrum, Tube
 
@@ -45,7 +45,7 @@ def merge_energies(
     """Join neighbouring energy bins in which every material attenuates alike.
 
     A group keeps its total weight and its weighted mean µ, so the first moment is exact and a group of optical depth x
-    errs by x²·spread²/24 of its own share at most. Absorption edges stay, since µ jumps there. A 140 kV spectrum of
+    errs by x²·spread²/8 of its own share at most. Absorption edges stay, since µ jumps there. A 140 kV spectrum of
     1390 bins becomes some 200 groups with the same −ln T within 1e-4.
 
     Args:
@@ -93,11 +93,11 @@ class Scanner:
     noise_sd: Range = 0.01
 
     def __post_init__(self):
-        if not callable(getattr(self.source, "spectrum", None)):
+        if not isinstance(self.source, (Tube, Monochromatic)):
             raise ValueError(f"source={self.source!r} must be a data_gen.spectrum.Tube or Monochromatic")
         if isinstance(self.n_angles, bool) or not isinstance(self.n_angles, int) or not 1 <= self.n_angles <= 20000:
             raise ValueError(f"n_angles={self.n_angles!r} must be an integer in [1, 20000]")
-        check_range("angular_range_deg", self.angular_range_deg, 1, 360, "°")
+        check_number("angular_range_deg", self.angular_range_deg, 1, 360, "°")
         if self.filter_name not in FILTERS:
             raise ValueError(f"filter_name={self.filter_name!r} is unknown; known: {', '.join(FILTERS)}")
         object.__setattr__(self, "noise_sd", check_range("noise_sd", self.noise_sd, 0, 10))
@@ -142,12 +142,23 @@ class Scanner:
         weights, attenuation = merge_energies(
             self.spectrum.weights, np.stack([m.attenuation_1_cm(energies) for m in materials])
         )
+        if np.array_equal(attenuation.min(0), attenuation.max(0)):
+            raise ValueError(
+                "all phases have the same attenuation: a scan cannot tell them apart; choose other materials"
+            )
         pixel_cm = voxel_size_um * _CM_PER_UM
         image = np.empty(stack.shape[1:], np.float32)
         for k in progress(range(stack.shape[-1])):
             others = [beam.forward(phase[..., k]) for phase in stack[1:]]
             paths_cm = np.stack([beam.chords - sum(others), *others]) * pixel_cm  # fractions sum to 1 in every voxel
-            sinogram = -np.log(transmission(paths_cm, attenuation, weights))
+            transmitted = transmission(paths_cm, attenuation, weights)
+            if not transmitted.min() > 0:
+                raise ValueError(
+                    f"no photon of the beam (mean {self.spectrum.mean_energy_kev:.1f} keV) passes the sample, "
+                    f"{paths_cm.sum(0).max():.3g} cm thick; take a harder beam "
+                    f"or a smaller voxel_size_um than {voxel_size_um:g}"
+                )
+            sinogram = -np.log(transmitted)
             image[..., k] = beam.fbp(sinogram, self.filter_name) / pixel_cm
         return image[..., 0] if flat else image
 
@@ -172,8 +183,6 @@ class Scanner:
         """
         attenuation = self.reconstruct(fractions, materials, voxel_size_um)
         low, high = float(attenuation.min()), float(attenuation.max())
-        if not high > low:
-            raise ValueError(f"the reconstruction is constant ({low:g} 1/cm): the phases have the same attenuation")
         image = (attenuation - low) / np.float32(high - low)
         image += np.float32(parameters["noise_sd"]) * rng.standard_normal(image.shape, dtype=np.float32)
         facts = {

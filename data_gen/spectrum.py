@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 import spekpy
+
+from data_gen.parameters import check_number
 
 _PHYSICS = ("casim", "kqp", "uni", "diff", "classical", "spekpy-v1", "spekcalc", "legacy")
 _ANODES = ("W", "Mo", "Rh")
@@ -57,33 +60,35 @@ class Tube:
     energy_step_kev: float = 0.1
 
     def __post_init__(self):
-        for name, low, high in (("kvp", 20, 300), ("anode_angle_deg", 1, 89), ("energy_step_kev", 0.05, 2)):
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"{name}={getattr(self, name)!r} must lie in [{low}, {high}]")
+        for name, low, high, unit in (
+            ("kvp", 20, 300, "kV"),
+            ("anode_angle_deg", 1, 89, "°"),
+            ("energy_step_kev", 0.05, 2, "keV"),
+        ):
+            check_number(name, getattr(self, name), low, high, unit)
         for name, known in (("anode", _ANODES), ("physics", _PHYSICS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {', '.join(known)}")
+        if not isinstance(self.filters_mm, Mapping):
+            raise ValueError(f"filters_mm={self.filters_mm!r} must map SpekPy material names to mm, as {{'Al': 1.0}}")
         for name, thickness in self.filters_mm.items():
-            if not 0 <= thickness <= 100:
-                raise ValueError(f"filters_mm={dict(self.filters_mm)!r}: {name} must be 0 to 100 mm thick")
-        self._model()  # SpekPy knows which filter materials and voltages exist
-
-    def _model(self) -> spekpy.Spek:
-        try:
-            model = spekpy.Spek(
-                kvp=self.kvp, th=self.anode_angle_deg, targ=self.anode, physics=self.physics, dk=self.energy_step_kev
-            )
-            for name, thickness_mm in self.filters_mm.items():
-                model.filter(name, thickness_mm)
-        except Exception as error:  # SpekPy raises bare Exception
-            raise ValueError(f"SpekPy cannot model {self}: {str(error).splitlines()[0]}") from None
-        return model
+            check_number(f"filters_mm {name}", thickness, 0, 100, "mm")
+        self.spectrum()  # SpekPy knows which filter materials and voltages exist
 
     def spectrum(self) -> Spectrum:
-        """The photon spectrum on the central axis, normalised to one photon."""
-        energies, fluence = self._model().get_spectrum()
-        keep = fluence > 0
-        return Spectrum(energies[keep], fluence[keep] / fluence[keep].sum())
+        """The photon spectrum on the central axis, normalised to one photon.
+
+        Raises:
+            ValueError: SpekPy cannot model it, or the filters absorb everything.
+        """
+        return _tube_spectrum(
+            self.kvp,
+            self.anode_angle_deg,
+            self.anode,
+            self.physics,
+            self.energy_step_kev,
+            tuple(self.filters_mm.items()),
+        )
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,25 @@ class Monochromatic:
     energy_kev: float
 
     def __post_init__(self):
-        if not 0.1 <= self.energy_kev <= 800:
-            raise ValueError(f"energy_kev={self.energy_kev!r} must lie in [0.1, 800]")
+        check_number("energy_kev", self.energy_kev, 0.1, 800, "keV")
 
     def spectrum(self) -> Spectrum:
         """A spectrum of a single bin."""
         return Spectrum(np.array([float(self.energy_kev)]), np.ones(1))
+
+
+@lru_cache(maxsize=8)
+def _tube_spectrum(kvp, anode_angle_deg, anode, physics, energy_step_kev, filters_mm) -> Spectrum:
+    """SpekPy takes a second for 1400 bins; a recipe asks for the same tube when it checks and when it scans."""
+    try:
+        model = spekpy.Spek(kvp=kvp, th=anode_angle_deg, targ=anode, physics=physics, dk=energy_step_kev)
+        for name, thickness_mm in filters_mm:
+            model.filter(name, thickness_mm)
+        energies, fluence = model.get_spectrum()
+    except Exception as error:  # SpekPy raises bare Exception
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"SpekPy cannot model {anode} at {kvp} kV with filters {dict(filters_mm)}: {reason}") from None
+    keep = fluence > 0
+    if not keep.any():
+        raise ValueError(f"filters_mm={dict(filters_mm)} absorb every photon of a {kvp} kV tube; take thinner ones")
+    return Spectrum(energies[keep], fluence[keep] / fluence[keep].sum())

@@ -28,9 +28,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "scan", type=Path, help="the scan: a TIFF, NIfTI, .npy or PNG file, or a folder of slices"
-    )
+    parser.add_argument("scan", type=Path, help="the scan: a TIFF, NIfTI, .npy or PNG file, or a folder of slices")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--voxel-size-um",
@@ -39,19 +37,11 @@ def parse_arguments() -> argparse.Namespace:
         metavar="UM",
         help="voxel size in µm, one number or one per axis (x y [z]); needed where the file does not say it",
     )
-    parser.add_argument(
-        "--config", type=Path, default=ROOT / "configs" / "inference.json", help="inference config"
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, default=ROOT / "models" / "model.pt", help="trained weights"
-    )
-    parser.add_argument(
-        "--probabilities", action="store_true", help="also write a probability map of each class"
-    )
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "inference.json", help="inference config")
+    parser.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "model.pt", help="trained weights")
+    parser.add_argument("--probabilities", action="store_true", help="also write a probability map of each class")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    parser.add_argument(
-        "--overlap", type=float, help="share by which windows overlap (default: the config's)"
-    )
+    parser.add_argument("--overlap", type=float, help="share by which windows overlap (default: the config's)")
     return parser.parse_args()
 
 
@@ -71,9 +61,7 @@ def check_arguments(args: argparse.Namespace) -> volume_io.Volume:
     sizes = args.voxel_size_um
     volume = volume_io.read_volume(args.scan, sizes[0] if sizes and len(sizes) == 1 else sizes)
     if volume.affine is None:
-        raise ValueError(
-            f"{args.scan}: the file does not say its voxel size; give it with --voxel-size-um, in µm"
-        )
+        raise ValueError(f"{args.scan}: the file does not say its voxel size; give it with --voxel-size-um, in µm")
     volume_io.check_image(volume.array, str(args.scan))
     return volume
 
@@ -90,9 +78,7 @@ def read_config(args: argparse.Namespace) -> dict:
     parser["bundle_root"] = str(ROOT)
     missing = [key for key in CONFIG_KEYS if key not in parser]
     if missing:
-        raise ValueError(
-            f"{args.config}: lacks {', '.join(missing)}; an inference config has {', '.join(CONFIG_KEYS)}"
-        )
+        raise ValueError(f"{args.config}: lacks {', '.join(missing)}; an inference config has {', '.join(CONFIG_KEYS)}")
     if args.overlap is not None:
         parser["inferer::overlap"] = args.overlap
     config = {}
@@ -129,7 +115,7 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
     from monai.transforms import Compose
 
     from bundle.inference import load_weights, segment
-    from bundle.overlay import segmentation_figure
+    from bundle.pictures import segmentation_figure
 
     device = choose_device(args.device)
     config = read_config(args)

@@ -55,6 +55,12 @@ class Spheres:
                 f"mean_radius_um={self.mean_radius_um!r} is below one voxel of {voxel_size_um:g} µm; "
                 f"take at least {voxel_size_um:g}"
             )
+        filled_um = lower(self.fraction) * prod(n * voxel_size_um for n in shape)
+        if filled_um < ball_volume(upper(self.mean_radius_um), len(shape)):
+            raise ValueError(
+                f"fraction={self.fraction!r} of a box of {tuple(shape)} voxels of {voxel_size_um:g} µm is less than "
+                f"one sphere of mean_radius_um={self.mean_radius_um!r}; take smaller spheres or a bigger box"
+            )
         limit = min(shape) * voxel_size_um / 4
         if upper(self.mean_radius_um) > limit:
             raise ValueError(
@@ -138,7 +144,7 @@ def pack(box: np.ndarray, radii: np.ndarray, rng: np.random.Generator, gap: floa
     inverse_mass = 1 / ball_volume(inflated, ndim)
     reach = 2 * inflated.max()
     for _ in range(_MAX_STEPS):
-        pairs = cKDTree(centres, boxsize=box).query_pairs(min(reach, box.min() / 2), output_type="ndarray")
+        pairs = cKDTree(centres, boxsize=box).query_pairs(reach, output_type="ndarray")
         i, j = pairs.T
         between = centres[i] - centres[j]
         between -= box * np.round(between / box)
@@ -174,8 +180,11 @@ def paint(shape: tuple[int, ...], voxel_size_um: float, centres_um: np.ndarray, 
     """
     labels = np.zeros(shape, np.uint8)
     for centre, radius in zip(centres_um / voxel_size_um, radii_um / voxel_size_um, strict=True):
-        axes = [np.arange(int(np.floor(c - radius)), int(np.ceil(c + radius)) + 1) for c in centre]
-        squared = [(a + 0.5 - c) ** 2 for a, c in zip(axes, centre, strict=True)]
-        inside = sum(np.ix_(*squared)) <= radius**2
-        labels[np.ix_(*[a % n for a, n in zip(axes, shape, strict=True)])] |= inside
+        voxels, squared = [], []
+        for c, n in zip(centre, shape, strict=True):
+            reached = np.arange(int(np.floor(c - radius)), int(np.ceil(c + radius)) + 1)[:n]
+            distance = reached + 0.5 - c
+            squared.append((distance - n * np.round(distance / n)) ** 2)
+            voxels.append(reached % n)
+        labels[np.ix_(*voxels)] |= sum(np.ix_(*squared)) <= radius**2
     return labels

@@ -104,9 +104,7 @@ def test_report_equals_direct_computation(tmp_path, shape, class_names):
             method = row["method"]
             labels = pred if method == "net" else segment_in_truth_order(method, image, truth, n_classes)
             expected = score(labels, truth, n_classes, SPACING_UM[: len(shape)])
-            assert {name: float(row[name]) for name in expected} == pytest.approx(
-                expected, rel=1e-5, abs=1e-9
-            )
+            assert {name: float(row[name]) for name in expected} == pytest.approx(expected, rel=1e-5, abs=1e-9)
             assert row["error"] == ""
             dice[method].append(expected["mean_dice"])
 
@@ -123,9 +121,7 @@ def test_report_equals_direct_computation(tmp_path, shape, class_names):
     assert report["network_against_best_baseline"]["network_better"] == better
 
     table = (tmp_path / "report" / "metrics.md").read_text(encoding="utf-8")
-    assert f"| net | {np.mean(dice['net']):.4f} ± {np.std(dice['net'], ddof=1):.4f} |" in table.replace(
-        "*", ""
-    )
+    assert f"| net | {np.mean(dice['net']):.4f} ± {np.std(dice['net'], ddof=1):.4f} |" in table.replace("*", "")
     assert all(f"\n| {method} |" in table and f"- **{method}**: " in table for method in methods)
     assert ("Dice active" in table) == (n_classes > 2)
     picture = imread(tmp_path / "report" / "cases.png")
@@ -135,9 +131,7 @@ def test_report_equals_direct_computation(tmp_path, shape, class_names):
 def test_cases_are_best_median_and_worst(tmp_path, monkeypatch):
     drawn = []
     original = evaluation._case_figure
-    monkeypatch.setattr(
-        evaluation, "_case_figure", lambda cases, *a: drawn.extend(cases) or original(cases, *a)
-    )
+    monkeypatch.setattr(evaluation, "_case_figure", lambda cases, *a: drawn.extend(cases) or original(cases, *a))
     _run(_data((40, 36), 2, count=5), 2, EvaluationReport(tmp_path, ["pore", "solid"]))
     dice = [float(row["mean_dice"]) for row in _rows(tmp_path) if row["method"] == "unet"]
     ranked = sorted(range(5), key=lambda i: -dice[i])
@@ -182,9 +176,7 @@ def test_subset_of_baselines_spacing_given_and_plain_tensors(no_picture, tmp_pat
     assert [row["method"] for row in rows[:2]] == ["unet", "otsu"] and rows[0]["image"] == "image_0000"
     truth = data[0]["label"].numpy()[0]
     otsu = segment_in_truth_order("otsu", data[0]["image"].numpy()[0], truth, 2)
-    assert float(rows[1]["mean_assd_um"]) == pytest.approx(
-        score(otsu, truth, 2, 3.0)["mean_assd_um"], rel=1e-6
-    )
+    assert float(rows[1]["mean_assd_um"]) == pytest.approx(score(otsu, truth, 2, 3.0)["mean_assd_um"], rel=1e-6)
 
 
 def test_one_image_without_baselines(tmp_path):

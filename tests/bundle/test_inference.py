@@ -13,7 +13,7 @@ from monai.transforms import (
 
 from bundle import inference
 from bundle.inference import AutocastInferer, VolumeInferer, load_weights, segment
-from bundle.overlay import segmentation_figure
+from bundle.pictures import segmentation_figure
 
 
 def pointwise(dimension, classes=3, seed=0):
@@ -64,9 +64,7 @@ def test_any_size_equals_direct_application(roi, shape, mode):
     inputs = torch.from_numpy(random_image(2, 1, *shape))
     network = pointwise(len(shape))
     windowed = pointwise(len(roi))
-    windowed.load_state_dict(
-        {k: v.reshape(windowed.state_dict()[k].shape) for k, v in network.state_dict().items()}
-    )
+    windowed.load_state_dict({k: v.reshape(windowed.state_dict()[k].shape) for k, v in network.state_dict().items()})
     with torch.no_grad():
         result = VolumeInferer(roi, mode=mode)(inputs, windowed)
         expected = network(inputs)
@@ -131,9 +129,7 @@ def test_arguments_out_of_range(arguments):
         VolumeInferer(**arguments)
 
 
-@pytest.mark.parametrize(
-    ("roi", "shape"), [((8, 8), (17, 23)), ((8, 8), (8, 31, 3)), ((8, 16, 8), (5, 33, 20))]
-)
+@pytest.mark.parametrize(("roi", "shape"), [((8, 8), (17, 23)), ((8, 8), (8, 31, 3)), ((8, 16, 8), (5, 33, 20))])
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
 def test_window_count_is_what_the_network_sees(roi, shape, overlap):
     seen = []
@@ -147,16 +143,12 @@ def test_window_count_is_what_the_network_sees(roi, shape, overlap):
 # -------------------------------------------------------------------------------------------------- segment
 
 
-@pytest.mark.parametrize(
-    ("roi", "shape"), [((8, 8), (33, 27)), ((8, 8), (19, 22, 5)), ((8, 8, 8), (15, 30, 17))]
-)
+@pytest.mark.parametrize(("roi", "shape"), [((8, 8), (33, 27)), ((8, 8), (19, 22, 5)), ((8, 8, 8), (15, 30, 17))])
 @pytest.mark.parametrize("limit", [500, 4000, 2**24])
 def test_segment_in_blocks_equals_the_whole(monkeypatch, roi, shape, limit):
     monkeypatch.setattr(inference, "BLOCK_VOXELS", limit)
     image = random_image(*shape)
-    result = segment(
-        image, **options(VolumeInferer(roi, overlap=0.5), pointwise(len(roi)), probabilities=True)
-    )
+    result = segment(image, **options(VolumeInferer(roi, overlap=0.5), pointwise(len(roi)), probabilities=True))
     with torch.no_grad():
         expected = VolumeInferer(roi)(torch.from_numpy(image)[None, None], pointwise(len(roi)))[0]
     assert result.labels.dtype == np.uint8 and result.labels.shape == shape
@@ -185,9 +177,7 @@ def test_blocks_have_no_seams(monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [1, 100, 3000, 10**9])
-@pytest.mark.parametrize(
-    ("roi", "shape"), [((8, 8), (33, 27)), ((8, 8), (19, 22, 11)), ((8, 8, 8), (19, 40, 25))]
-)
+@pytest.mark.parametrize(("roi", "shape"), [((8, 8), (33, 27)), ((8, 8), (19, 22, 11)), ((8, 8, 8), (19, 40, 25))])
 def test_blocks_cover_each_voxel_once(roi, shape, limit):
     count = np.zeros(shape, int)
     for outer, inner, core in inference._blocks(shape, roi, limit):
@@ -290,14 +280,12 @@ def test_load_weights_errors(tmp_path):
 def test_figure(tmp_path, shape, dtype):
     image = (random_image(*shape) * 200).astype(dtype)
     labels = (image > 100).astype(np.uint8)
-    figure = segmentation_figure(
-        image, labels, ["pore", "solid", "absent"], (0.05, 0.05, 0.1)[: len(shape)], "a scan"
-    )
+    figure = segmentation_figure(image, labels, ["pore", "solid", "absent"], (0.05, 0.05, 0.1)[: len(shape)], "a scan")
     figure.savefig(tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 10_000
     texts = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert len(texts) == 2 * (1 if len(shape) == 2 else 3)  # one scale bar a panel
-    # a fifth of the width 40 × 0.05 µm (2D) and 20 × 0.05 µm (xy of 3D)
-    assert texts[0] == "0.2 µm"
+    # at most a quarter of the width, 40 × 0.05 µm (2D) and 20 × 0.05 µm (xy of 3D)
+    assert texts[0] == ("0.5 µm" if len(shape) == 2 else "0.2 µm")
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
     assert legend[2] == "absent: 0.0%"

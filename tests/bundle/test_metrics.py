@@ -18,9 +18,7 @@ SHAPES = [(20, 24), (12, 10, 14)]
 def _box(shape: tuple[int, ...], start: int, width: int, shift: int = 0) -> np.ndarray:
     """A box of `width` voxels an axis, moved by `shift` along the first axis."""
     labels = np.zeros(shape, dtype=np.uint8)
-    labels[
-        (slice(start + shift, start + shift + width),) + (slice(start, start + width),) * (len(shape) - 1)
-    ] = 1
+    labels[(slice(start + shift, start + shift + width),) + (slice(start, start + width),) * (len(shape) - 1)] = 1
     return labels
 
 
@@ -75,9 +73,7 @@ def test_distances_are_in_um_and_anisotropic():
     moved = np.zeros_like(half)
     moved[11:] = 1
     for axis, spacing_um in ((0, (0.4, 1, 1)), (1, (1, 0.4, 1)), (2, (1, 1, 0.4))):
-        result = score(
-            np.moveaxis(moved[:, :9, :9], 0, axis), np.moveaxis(half[:, :9, :9], 0, axis), 2, spacing_um
-        )
+        result = score(np.moveaxis(moved[:, :9, :9], 0, axis), np.moveaxis(half[:, :9, :9], 0, axis), 2, spacing_um)
         assert result["assd_um_1"] == pytest.approx(3 * 0.4, rel=1e-6)  # two parallel planes
 
 
@@ -105,16 +101,12 @@ def test_agrees_with_monai_away_from_the_frame(shape):
     truth, pred = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     inner = (slice(2, -2),) * len(shape)
     truth[inner] = rng.integers(0, 3, truth[inner].shape)
-    pred[inner] = np.where(
-        rng.random(truth[inner].shape) < 0.7, truth[inner], rng.integers(0, 3, truth[inner].shape)
-    )
+    pred[inner] = np.where(rng.random(truth[inner].shape) < 0.7, truth[inner], rng.integers(0, 3, truth[inner].shape))
     spacing_um = (0.5, 0.7, 1.3)[: len(shape)]
     result = score(pred, truth, 3, spacing_um)
     hot = [one_hot(torch.from_numpy(x)[None, None].long(), 3) for x in (pred, truth)]
     assd = compute_average_surface_distance(*hot, symmetric=True, spacing=spacing_um)[0]
-    nsd = compute_surface_dice(*hot, class_thresholds=[max(spacing_um) * (1 + 1e-6)] * 2, spacing=spacing_um)[
-        0
-    ]
+    nsd = compute_surface_dice(*hot, class_thresholds=[max(spacing_um) * (1 + 1e-6)] * 2, spacing=spacing_um)[0]
     for k in (1, 2):
         assert result[f"assd_um_{k}"] == pytest.approx(assd[k - 1].item(), rel=1e-5)
         assert result[f"nsd_{k}"] == pytest.approx(nsd[k - 1].item(), rel=1e-5)

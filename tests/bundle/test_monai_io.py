@@ -96,9 +96,7 @@ def test_nifti_in_mm_is_loaded_in_um(tmp_path):
 @pytest.mark.parametrize("shape", [SHAPE, SHAPE[:2]])
 def test_spacing_works_on_loaded_images(tmp_path, shape):
     write_tiff(tmp_path / "a.tif", volume_array(shape), 0.5)
-    steps = Compose(
-        [LoadImaged("image", reader=READER, ensure_channel_first=True), Spacingd("image", pixdim=1.0)]
-    )
+    steps = Compose([LoadImaged("image", reader=READER, ensure_channel_first=True), Spacingd("image", pixdim=1.0)])
     image = steps({"image": tmp_path / "a.tif"})["image"]
     assert image.shape[1:] == tuple((n + 1) // 2 for n in shape)
     SaveImage(tmp_path, "out", ".nii", writer=WRITERS[".nii"], separate_folder=False, print_log=False)(image)
@@ -161,9 +159,7 @@ def test_reading_errors_are_one_line_and_no_other_reader_is_tried(tmp_path):
 )
 @pytest.mark.parametrize("out", WRITERS)
 def test_writing_errors(tmp_path, change, words, out):
-    save = SaveImage(
-        tmp_path, output_ext=out, writer=WRITERS[out], print_log=False, separate_folder=False, **change
-    )
+    save = SaveImage(tmp_path, output_ext=out, writer=WRITERS[out], print_log=False, separate_folder=False, **change)
     with pytest.raises(RuntimeError, match=words):
         save(torch.zeros((2 if not change else 1, *SHAPE)), {"filename_or_obj": "a.tif"})
     assert not list(tmp_path.iterdir())

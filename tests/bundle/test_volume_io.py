@@ -201,7 +201,7 @@ def test_ome_without_a_size_is_unknown(tmp_path):
 
 
 @pytest.mark.parametrize("metadata", [None, {}])
-@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("compression", [None, "zlib", "lzw", "zstd"])
 def test_plain_multipage_tiff_ignores_dpi(tmp_path, metadata, compression):
     tifffile.imwrite(
         tmp_path / "a.tif",
@@ -476,9 +476,7 @@ def test_check_image():
 # -------------------------------------------------------------------------------- writing
 
 
-@pytest.mark.parametrize(
-    "write", [lambda p, a: write_tiff(p, a, 1.0), lambda p, a: write_nifti(p, a, np.eye(4))]
-)
+@pytest.mark.parametrize("write", [lambda p, a: write_tiff(p, a, 1.0), lambda p, a: write_nifti(p, a, np.eye(4))])
 @pytest.mark.parametrize(
     "array",
     [np.zeros((9, 9), np.complex64), np.zeros((9, 9), np.int64), np.zeros((3, 9, 9, 9)), np.zeros((0, 3))],
@@ -594,7 +592,5 @@ def test_other_os_errors_pass(tmp_path):
 
 def test_import_is_light():
     program = "import sys, bundle.volume_io; print({'torch', 'monai', 'data_gen'} & set(sys.modules))"
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"

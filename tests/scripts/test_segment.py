@@ -116,9 +116,7 @@ def test_from_another_folder_in_its_own_process(tmp_path):
     options = write_bundle(tmp_path / "b")
     command = [sys.executable, SCRIPT, "scan.tif", "--voxel-size-um", "0.05", "--out", "new/out", *options]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    result = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "carbon binder" in result.stdout and "results: new/out/" in result.stdout
     np.testing.assert_array_equal(read_volume(tmp_path / "new/out/labels.tif").array, expected_labels(array))
@@ -202,9 +200,7 @@ def test_mistakes_in_the_options(tmp_path, run):
     write_tiff(tmp_path / "scan.tif", scan(16, 17), 1.0)
     config, model = write_bundle(tmp_path / "b")[1::2]
     here = [tmp_path / "scan.tif", "--out", tmp_path / "out"]
-    assert_error(
-        run(*here, "--config", tmp_path / "none.json", "--checkpoint", model), "none.json", "--config"
-    )
+    assert_error(run(*here, "--config", tmp_path / "none.json", "--checkpoint", model), "none.json", "--config")
     assert_error(
         run(*here, "--config", config, "--checkpoint", tmp_path / "none.pt"),
         "none.pt",
@@ -250,9 +246,7 @@ def test_a_class_too_few_named(tmp_path, run):
     config["network_def"]["out_channels"] = 3
     config["class_names"] = NAMES[:2]
     path.write_text(json.dumps(config))
-    assert_error(
-        run(tmp_path / "scan.tif", "--out", tmp_path / "out", *options), "gives 3 channels", "needed are 2"
-    )
+    assert_error(run(tmp_path / "scan.tif", "--out", tmp_path / "out", *options), "gives 3 channels", "needed are 2")
     path.write_text("{")
     assert_error(run(tmp_path / "scan.tif", "--out", tmp_path / "out", *options), "no readable config")
 
