@@ -33,7 +33,7 @@ def make_dataset(folder: Path, shape: list[int], count: int) -> Path:
         scanner=Scanner(source=Monochromatic(30.0), n_angles=60),
         shape=shape,
         voxel_size_um=0.5,
-        supersample=2,
+        supersample=3,
         split=[0.5, 0.25, 0.25],
     )
     dataset.generate(folder, count=count)
