@@ -124,6 +124,7 @@ class TrainingState:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep_loss)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _restore(self, engine: Engine) -> None:
         path = self.output_dir / "last.pt"
@@ -191,6 +192,11 @@ class TrainingState:
         if self.patience and self.best_epoch and engine.state.epoch - self.best_epoch >= self.patience:
             self.logger.info(f"no better score since epoch {self.best_epoch}: stopped after {engine.state.epoch}")
             engine.terminate()
+
+    def _complete(self, engine: Engine) -> None:
+        if not self.best_epoch:  # fewer epochs than val_interval
+            self.logger.warning("no validation was run: model.pt holds the weights of the last epoch")
+            _save(self.parts["network"].state_dict(), self.output_dir / "model.pt")
 
 
 class RunRecord:

@@ -49,7 +49,7 @@ _UM_PER_UNIT = {
     "m": 1e6, "meter": 1e6, "metre": 1e6,
 }  # fmt: skip
 _UM_PER_NIFTI_UNIT = {"micron": 1.0, "mm": 1e3, "meter": 1e6, "unknown": None}
-_TIFF_DAMAGE = re.compile(r"invalid page offset|corrupt|invalid offset to first page", re.IGNORECASE)
+_TIFF_DAMAGE = re.compile(r"invalid page offset|circular reference|corrupt|invalid offset to first page", re.IGNORECASE)
 
 
 @dataclass(frozen=True, eq=False)

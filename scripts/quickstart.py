@@ -30,7 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--voxel-size-um", type=float, help="[µm] where the scan does not say it")
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder for everything")
     parser.add_argument("--pairs", type=int, default=200, help="image and label pairs to generate")
-    parser.add_argument("--epochs", type=int, default=40, help="training epochs")
+    parser.add_argument("--epochs", type=int, default=50, help="training epochs")
     parser.add_argument("--size", type=int, default=256, help="pixels along each side of an image")
     parser.add_argument("--volume-size", type=int, default=128, help="voxels along each side of the 3D volume")
     return parser.parse_args()

@@ -594,3 +594,14 @@ def test_import_is_light():
     program = "import sys, bundle.volume_io; print({'torch', 'monai', 'data_gen'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def test_compressed_tiff_cut_anywhere_is_never_a_shorter_stack(tmp_path):
+    path = tmp_path / "a.tif"
+    array = volume_array((30, 40, 17), np.uint8)
+    tifffile.imwrite(path, array.T, photometric="minisblack", metadata=None, compression="zlib")
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 151):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"a\.tif"):
+            read_volume(path)

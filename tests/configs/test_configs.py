@@ -23,6 +23,7 @@ SMALL = {
     "strides": [2],
     "num_res_units": 1,
     "image_interval": 1,
+    "val_interval": 1,
 }
 SMALL_3D = {**SMALL, "patch_size": [16, 16, 16], "roi_size": [24, 24, 24]}
 
@@ -132,6 +133,14 @@ def test_finished_run_started_again_trains_no_further(root, flat_dataset, traine
     before = (trained / "last.pt").read_bytes()
     run(workflow(root, ["train.json"], dataset_dir=str(flat_dataset), output_dir=str(trained), max_epochs=2, **SMALL))
     assert (trained / "last.pt").read_bytes() == before
+
+
+def test_run_too_short_to_be_validated_still_leaves_weights(root, flat_dataset, tmp_path):
+    options = {**SMALL, "val_interval": 5, "dataset_dir": str(flat_dataset), "output_dir": str(tmp_path / "r")}
+    run(workflow(root, ["train.json"], max_epochs=1, **options))
+    last = torch.load(tmp_path / "r/last.pt", weights_only=True)["network"]
+    shipped = torch.load(tmp_path / "r/model.pt", weights_only=True)
+    assert all(torch.equal(last[k], shipped[k]) for k in last)
 
 
 def test_early_stop(root, flat_dataset, tmp_path):

@@ -21,7 +21,7 @@ def done(root, flat_dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart")
     scan = read_volume(flat_dataset / "images/tiny_00000.nii.gz")
     write_tiff(folder / "scan.tif", scan.array, None)
-    arguments = ["--pairs", 10, "--epochs", 5, "--size", 48, "--volume-size", 48, "--out", folder / "out"]
+    arguments = ["--pairs", 10, "--epochs", 5, "--size", 64, "--volume-size", 64, "--out", folder / "out"]
     result = quickstart(root, *arguments, "--scan", folder / "scan.tif", "--voxel-size-um", 0.5)
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
     return result, folder / "out"
