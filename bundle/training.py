@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import logging
 import math
@@ -133,7 +134,11 @@ class TrainingState:
         if not self.resume:
             raise ValueError(f"{self.output_dir} holds a run; choose a new output_dir, or go on with --resume True")
         state = torch.load(path, map_location="cpu", weights_only=True)
+        # a run that is made longer follows the longer schedule: its own arguments win over the saved ones
+        schedule = self.parts["lr_scheduler"]
+        arguments = set(inspect.signature(type(schedule)).parameters) - {"last_epoch"}
         try:
+            state["lr_scheduler"] |= {k: v for k, v in schedule.state_dict().items() if k in arguments}
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError) as error:

@@ -143,6 +143,17 @@ def test_run_too_short_to_be_validated_still_leaves_weights(root, flat_dataset, 
     assert all(torch.equal(last[k], shipped[k]) for k in last)
 
 
+def test_run_made_longer_follows_the_longer_schedule(root, flat_dataset, tmp_path):
+    options = {"dataset_dir": str(flat_dataset), "warmup_epochs": 0, **SMALL}
+    for name, steps in (("whole", [4]), ("longer", [2, 4])):
+        for max_epochs in steps:
+            flow = workflow(root, ["train.json"], output_dir=str(tmp_path / name), max_epochs=max_epochs, **options)
+            run(flow)
+    rates = {name: [h["learning_rate"] for h in history(tmp_path / name)] for name in ("whole", "longer")}
+    assert rates["longer"][1] == pytest.approx(0, abs=1e-9)  # the end of the short schedule
+    assert rates["longer"][2:] == pytest.approx(rates["whole"][2:])
+
+
 def test_early_stop(root, flat_dataset, tmp_path):
     options = {**SMALL, "learning_rate": 0.0, "early_stop_patience": 2, "warmup_epochs": 0}
     # without learning and with fixed batch statistics the score of epoch 1 is never beaten
