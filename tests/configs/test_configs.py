@@ -252,8 +252,8 @@ def test_recipe_is_the_published_one(root):
 
 
 @pytest.mark.parametrize(("kind", "name"), [("train", "train.json"), ("infer", "inference.json")])
-def test_check_properties_reports_nothing(root, flat_dataset, kind, name):
-    flow = workflow(root, [name], kind, dataset_dir=str(flat_dataset))
+def test_check_properties_reports_nothing(root, flat_dataset, tmp_path, kind, name):
+    flow = workflow(root, [name], kind, dataset_dir=str(flat_dataset), output_dir=str(tmp_path))
     flow.initialize()
     assert not flow.check_properties()
 
