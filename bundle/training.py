@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -85,7 +86,8 @@ class TrainingState:
     uninterrupted one would have drawn.
 
     MONAI's CheckpointSaver writes in place, so a kill can leave half a file, and neither it nor EarlyStopHandler
-    carries the best score over to a resumed run; that is why this exists. It belongs last in ``train_handlers``.
+    carries the best score over to a resumed run; that is why this exists. It belongs after the validation handler,
+    and before the board, which would otherwise overwrite the record of a run that this refuses to touch.
 
     Args:
         output_dir: where the files go.
@@ -215,8 +217,9 @@ class RunRecord:
     def __init__(self, output_dir: str, hyper_parameters: Mapping[str, Any]):
         self.output_dir, self.hyper_parameters = Path(output_dir), dict(hyper_parameters)
 
+    @cached_property
     def content(self) -> dict:
-        """The record as plain JSON values."""
+        """The record as plain JSON values, made once: it reads the config files and asks git."""
         return {
             "command": sys.argv,
             "hyper_parameters": {k: _plain(v) for k, v in self.hyper_parameters.items()},
@@ -229,7 +232,7 @@ class RunRecord:
 
     def write(self) -> None:
         """Write ``run.json`` into ``output_dir``."""
-        write_json(self.output_dir / "run.json", self.content())
+        write_json(self.output_dir / "run.json", self.content)
 
 
 class TrainingBoard:
@@ -269,7 +272,7 @@ class TrainingBoard:
 
     def _describe(self, engine: Engine) -> None:
         self.record.write()
-        content = self.record.content()
+        content = self.record.content
         rows = "\n".join(f"| {k} | {v} |" for k, v in content["hyper_parameters"].items())
         self.writer.add_text("hyper-parameters", f"| name | value |\n|---|---|\n{rows}", engine.state.epoch)
         text = json.dumps(content, indent=2)
@@ -307,7 +310,7 @@ class TrainingBoard:
 
     def _close(self, engine: Engine) -> None:
         scores = {f"final/{k}": float(v) for k, v in self.evaluator.state.metrics.items()}
-        values = self.record.content()["hyper_parameters"]
+        values = self.record.content["hyper_parameters"]
         plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
         if scores:
             self.writer.add_hparams(plain, scores, run_name="hyper_parameters", global_step=engine.state.epoch)

@@ -359,7 +359,9 @@ def test_resume_refuses_another_network(root, flat_dataset, trained):
 
 def test_resume_off_refuses_an_existing_run(root, flat_dataset, trained):
     options = {**SMALL, "resume": False, "dataset_dir": str(flat_dataset), "output_dir": str(trained)}
+    record = (trained / "run.json").read_bytes()
     assert "holds a run" in fails(workflow(root, ["train.json"], max_epochs=3, **options))
+    assert (trained / "run.json").read_bytes() == record
 
 
 def test_evaluate_without_checkpoint(root, flat_dataset, tmp_path):
