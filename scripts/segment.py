@@ -42,6 +42,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--probabilities", action="store_true", help="also write a probability map of each class")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--overlap", type=float, help="share by which windows overlap (default: the config's)")
+    parser.add_argument(
+        "--no-mirror",
+        action="store_true",
+        help="one pass a window, not the mean over its mirror images: 4 times faster",
+    )
     return parser.parse_args()
 
 
@@ -81,6 +86,8 @@ def read_config(args: argparse.Namespace) -> dict:
         raise ValueError(f"{args.config}: lacks {', '.join(missing)}; an inference config has {', '.join(CONFIG_KEYS)}")
     if args.overlap is not None:
         parser["inferer::overlap"] = args.overlap
+    if args.no_mirror:
+        parser["inferer::mirror"] = False
     config = {}
     for key in CONFIG_KEYS:
         try:
@@ -163,6 +170,7 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
             "roi_size": inferer.roi_size,
             "overlap": inferer.overlap,
             "mode": inferer.mode,
+            "mirror": inferer.mirror,
             "amp": inferer.amp,
         },
         "versions": {

@@ -82,6 +82,20 @@ def test_2d_network_on_a_volume_is_each_slice():
             torch.testing.assert_close(volume[..., z], inferer(inputs[..., z], network), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("roi", [(8, 8), (6, 8, 4)])
+def test_mirroring_makes_the_result_turn_with_the_image(roi):
+    torch.manual_seed(0)
+    network = UNet(len(roi), 1, 3, channels=(4, 8), strides=(2,)).eval()
+    inputs = torch.from_numpy(random_image(1, 1, *roi))
+    with torch.no_grad():
+        result = VolumeInferer(roi, mirror=True)(inputs, network)
+        assert not torch.allclose(
+            VolumeInferer(roi)(inputs.flip(2), network), VolumeInferer(roi)(inputs, network).flip(2)
+        )
+        for axis in range(2, inputs.ndim):
+            torch.testing.assert_close(VolumeInferer(roi, mirror=True)(inputs.flip(axis), network), result.flip(axis))
+
+
 @pytest.mark.parametrize("inferer", [VolumeInferer((8, 8), amp=True), AutocastInferer(amp=True)])
 def test_amp_runs_in_bfloat16_and_returns_float32(inferer):
     seen = []
@@ -131,10 +145,11 @@ def test_arguments_out_of_range(arguments):
 
 @pytest.mark.parametrize(("roi", "shape"), [((8, 8), (17, 23)), ((8, 8), (8, 31, 3)), ((8, 16, 8), (5, 33, 20))])
 @pytest.mark.parametrize("overlap", [0, 0.25, 0.5, 0.9])
-def test_window_count_is_what_the_network_sees(roi, shape, overlap):
+@pytest.mark.parametrize("mirror", [False, True])
+def test_window_count_is_what_the_network_sees(roi, shape, overlap, mirror):
     seen = []
     network = pointwise(len(roi))
-    inferer = VolumeInferer(roi, overlap=overlap)
+    inferer = VolumeInferer(roi, overlap=overlap, mirror=mirror)
     with torch.no_grad():
         inferer(torch.zeros(1, 1, *shape), lambda x: seen.append(len(x)) or network(x))
     assert sum(seen) == inferer.window_count(shape)
