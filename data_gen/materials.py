@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
@@ -68,6 +68,27 @@ class Material:
         Raises:
             ValueError: an energy outside the tables.
         """
+        return self._mixture(_mass_attenuation, energies_kev)
+
+    def decrement(self, energies_kev: np.ndarray) -> np.ndarray:
+        """Refractive index decrement δ of n = 1 − δ + iβ.
+
+        δ = r_e λ² N_A ρ / 2π · Σ w_i (Z + f′)_i / A_i with the scattering factors of Chantler (J. Phys. Chem. Ref. Data
+        29, 2000), as XrayDB carries them; hydrogen to uranium. It can be negative just below an edge of soft X-rays.
+
+        Args:
+            energies_kev: [keV] photon energies, any shape, 0.1 to 800 keV.
+
+        Returns:
+            float64 array of the same shape.
+
+        Raises:
+            ValueError: an energy outside the tables, an element beyond uranium.
+        """
+        return self._mixture(_mass_decrement, energies_kev)
+
+    def _mixture(self, per_density: Callable, energies_kev: np.ndarray) -> np.ndarray:
+        """ρ Σ w_i f_i(E) of a quantity that is tabulated per element and unit density."""
         energies = np.asarray(energies_kev, dtype=float)
         low, high = _ENERGY_RANGE_KEV
         if energies.size and not (energies.min() >= low and energies.max() <= high):
@@ -75,16 +96,27 @@ class Material:
                 f"energies of {energies.min():g} to {energies.max():g} keV leave the attenuation tables, "
                 f"{low:g} to {high:g} keV"
             )
-        mu = np.zeros(energies.size)
+        total = np.zeros(energies.size)
         for element, fraction in self.mass_fractions().items():
-            mu += fraction * _mass_attenuation(element, energies.ravel().tobytes())
-        return self.density_g_cm3 * mu.reshape(energies.shape)
+            total += fraction * per_density(element, energies.ravel().tobytes())
+        return self.density_g_cm3 * total.reshape(energies.shape)
 
 
 @lru_cache(maxsize=256)
 def _mass_attenuation(element: str, energies_kev: bytes) -> np.ndarray:
     """µ/ρ [cm²/g] from XrayDB, which takes eV and a tenth of a second; float64 energies as bytes, to be a key."""
     return np.asarray(xraydb.mu_elam(element, np.frombuffer(energies_kev) * 1e3))
+
+
+@lru_cache(maxsize=256)
+def _mass_decrement(element: str, energies_kev: bytes) -> np.ndarray:
+    """δ/ρ [cm³/g] from XrayDB; float64 energies as bytes, to be a key."""
+    energies = np.frombuffer(energies_kev)
+    if not energies.size:
+        return np.zeros(0)  # XrayDB looks for the smallest energy
+    if xraydb.atomic_number(element) > 92:
+        raise ValueError(f"element {element} has no refractive index: the tables of scattering factors end at uranium")
+    return np.atleast_1d(xraydb.xray_delta_beta(element, 1.0, energies * 1e3)[0])
 
 
 def _parse(formula: str) -> dict[str, float]:
@@ -111,6 +143,13 @@ LIBRARY = {
     "YSZ": Material("Zr0.852Y0.148O1.926", 5.96),
     "polyurethane": Material("C27H36N2O10", 1.2),
     "Al": Material("Al", 2.70),
+    # scintillators and sensors
+    "CsI": Material("CsI", 4.51),
+    "Gd2O2S": Material("Gd2O2S", 7.32),
+    "LuAG": Material("Lu3Al5O12", 6.73),
+    "YAG": Material("Y3Al5O12", 4.55),
+    "Si": Material("Si", 2.33),
+    "CdTe": Material("CdTe", 5.85),
 }
 
 

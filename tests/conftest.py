@@ -22,6 +22,7 @@ def root() -> Path:
 def make_dataset(folder: Path, shape: list[int], count: int) -> Path:
     """A generated data set of small samples, scanned with one energy to be quick."""
     from data_gen.dataset import SyntheticDataset
+    from data_gen.geometry import ParallelBeam
     from data_gen.microstructure import Spheres
     from data_gen.scan import Scanner
     from data_gen.spectrum import Monochromatic
@@ -30,7 +31,7 @@ def make_dataset(folder: Path, shape: list[int], count: int) -> Path:
         name="tiny",
         phases={"pore": "air", "particle": "NMC532"},
         microstructure=Spheres(fraction=0.4, mean_radius_um=3.0, radius_cv=0.2),
-        scanner=Scanner(source=Monochromatic(30.0), n_angles=60),
+        scanner=Scanner(source=Monochromatic(30.0), geometry=ParallelBeam(60)),
         shape=shape,
         voxel_size_um=0.5,
         supersample=3,

@@ -5,6 +5,7 @@ of one sample; ``build(shape, voxel_size_um, parameters, rng)`` gives the labels
 of what came out.
 """
 
+from data_gen.microstructure.segmented import Segmented
 from data_gen.microstructure.spheres import Spheres
 
-__all__ = ["Spheres"]
+__all__ = ["Segmented", "Spheres"]

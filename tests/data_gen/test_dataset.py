@@ -18,12 +18,21 @@ import psutil
 import pytest
 from threadpoolctl import threadpool_limits
 
+from data_gen.artifacts import Motion, Propagation, Stripes
 from data_gen.dataset import SyntheticDataset, phase_fractions, split_indices
+from data_gen.detector import Detector
+from data_gen.geometry import ConeBeam, ParallelBeam
 from data_gen.microstructure import Spheres
+from data_gen.ray_kernels import LANES
+from data_gen.reconstruction import FBP, SIRT
 from data_gen.scan import Scanner
-from data_gen.spectrum import Monochromatic
+from data_gen.spectrum import MeasuredSpectrum, Monochromatic, Tube
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def scanner(**changes):
+    return Scanner(**{"source": Monochromatic(30.0), "geometry": ParallelBeam(30), "noise_sd": [0.01, 0.05]} | changes)
 
 
 def make(**changes):
@@ -31,7 +40,7 @@ def make(**changes):
         "name": "tiny",
         "phases": {"pore": "air", "particle": "NMC532"},
         "microstructure": Spheres(fraction=[0.3, 0.5], mean_radius_um=[1.5, 2.5], radius_cv=0.2),
-        "scanner": Scanner(source=Monochromatic(30.0), n_angles=30, noise_sd=[0.01, 0.05]),
+        "scanner": scanner(),
         "shape": [24, 32],
         "voxel_size_um": 0.5,
         "supersample": 3,
@@ -123,12 +132,219 @@ def test_a_pair_depends_on_seed_and_index_alone(made):
     assert not np.array_equal(dataset.pair(6, 0)[1], backwards[0][1])
 
 
+DRAWN = {
+    "geometry": scanner(
+        geometry=ParallelBeam(30, start_angle_deg=[0, 90], centre_offset_px=[-1, 1]),
+        detector=Detector(photons=[500, 5000]),
+    ),
+    "motion": scanner(motion=Motion(drift_px=[0, 2]), stripes=Stripes(gain_sd=[0, 0.02]), oversampling=3),
+    "fan": scanner(geometry=ConeBeam(30, start_angle_deg=[0, 360], source_object_mm=0.1)),
+}
+
+
+def same_pairs(one, other):
+    for (image, label, facts), (image2, label2, facts2) in zip(one, other, strict=True):
+        np.testing.assert_array_equal(image, image2)
+        np.testing.assert_array_equal(label, label2)
+        assert facts == facts2
+
+
+@pytest.mark.parametrize("sample_diameter", [None, [0.5, 1.5]], ids=["box", "cylinder"])
+@pytest.mark.parametrize("name", ["same views", *DRAWN])
+def test_a_pair_does_not_depend_on_the_pairs_beside_it(name, sample_diameter):
+    dataset = make(scanner=DRAWN.get(name, scanner()), sample_diameter=sample_diameter)
+    indices = list(range(LANES + 2))  # more than a block
+    with threadpool_limits(1):
+        together = dataset.pairs(5, indices)
+        same_pairs(
+            [dataset.pair(5, i) for i in (0, 9, LANES, LANES + 1)], [together[i] for i in (0, 9, LANES, LANES + 1)]
+        )
+        same_pairs(dataset.pairs(5, [12, 3, 7]), [together[i] for i in (12, 3, 7)])
+
+
+@pytest.mark.parametrize("ndim", [2, 3])
+def test_the_number_of_workers_and_what_was_there_change_no_byte(ndim, tmp_path):
+    """17 images are two blocks; two of them are done again in another block after a run that was cut short."""
+    changes, count = {"scanner": DRAWN["motion"], "sample_diameter": [0.6, 1.4]}, LANES + 1
+    if ndim == 3:
+        cone = scanner(geometry=ConeBeam(20, source_object_mm=0.1), detector=Detector(photons=1000.0, psf_fwhm_px=1.0))
+        changes = {"shape": [8, 12, 16], "microstructure": Spheres(fraction=0.3, mean_radius_um=0.9), "scanner": cone}
+        count = 3
+    one, two = tmp_path / "one", tmp_path / "two"
+    make(**changes).generate(str(one), count=count, seed=5)
+    make(**changes).generate(str(two), count=count, seed=5, workers=2)
+    expected = tree(one)
+    assert tree(two) == expected
+    for index in (1, count - 1):
+        (one / "params" / f"tiny_{index:05d}.json").unlink()
+    make(**changes).generate(str(one), count=count, seed=5)
+    assert tree(one) == expected
+
+
+# The sample's outline and the sub-voxels
+
+
+def radius_of(shape):
+    rows, columns = (np.arange(n) - (n - 1) / 2 for n in shape[:2])
+    return np.hypot(rows[:, None], columns)
+
+
+@pytest.mark.parametrize("shape", [[40, 40], [24, 33], [25, 16, 9]])
+def test_a_small_sample_has_the_first_phase_around_it(shape):
+    dataset = make(
+        shape=shape, sample_diameter=0.6, microstructure=Spheres(fraction=0.4, mean_radius_um=1.0, radius_cv=0.1)
+    )
+    image, label, facts = dataset.pair(0, 0)
+    assert image.shape == label.shape == tuple(shape)
+    assert facts["drawn"]["sample_diameter"] == 0.6
+    outside = radius_of(shape) > 0.3 * max(shape) + np.sqrt(0.5)  # half the diagonal of a voxel beyond the edge
+    assert not label[outside].any() and label[~outside].any()
+    # some 50 spheres of 1 to 3 voxels: their share of the disc is the box's, 0.4, within half of it
+    inside = radius_of(shape) < 0.3 * max(shape) - np.sqrt(0.5)
+    assert 0.2 < label[inside].mean() < 0.6
+    dark = image[radius_of(shape) > 0.3 * max(shape) + 3]
+    if dark.size:
+        assert dark.mean() < image[label == 1].mean() / 2
+
+
+@pytest.mark.parametrize("shape", [[24, 32], [33, 24], [16, 17, 9]])
+@pytest.mark.parametrize("diameter", [1.0, 1.37, 2.0])
+def test_a_large_sample_sticks_out_and_keeps_the_shape_asked(shape, diameter):
+    dataset = make(
+        shape=shape, sample_diameter=diameter, microstructure=Spheres(fraction=0.4, mean_radius_um=1.0, radius_cv=0.1)
+    )
+    fractions, label, _, _ = dataset._sample(0, 0)
+    image, again, _ = dataset.pair(0, 0)
+    assert image.shape == label.shape == again.shape == tuple(shape)
+    np.testing.assert_array_equal(label, again)
+    wide = fractions.shape[1:]
+    for axis in (0, 1):
+        assert wide[axis] >= diameter * max(shape[:2]) and (wide[axis] - shape[axis]) % 2 == 0  # centred on a voxel
+    assert wide[2:] == tuple(shape[2:])
+    np.testing.assert_allclose(fractions.sum(0), 1, atol=1e-6)
+    far = radius_of(wide)
+    assert np.all(fractions[0][far > diameter * max(shape[:2]) / 2 + np.sqrt(0.5)] == 1)
+    beyond = (far < diameter * max(shape[:2]) / 2 - np.sqrt(0.5)) & (far > max(shape[:2]) / 2)
+    if diameter > 1:
+        assert fractions[1][beyond].mean() > 0.2  # there is material beside the field of view
+    if diameter >= np.sqrt(2):
+        assert label[radius_of(shape) > max(shape[:2]) / 2].any()  # and in its corners
+
+
+def test_the_label_lies_on_the_image_of_a_sample_that_sticks_out():
+    """Odd and even sizes: the crop is centred on the axis; a shift of a voxel would cost correlation."""
+    for shape in ([33, 24], [24, 24]):
+        dataset = make(
+            shape=shape,
+            sample_diameter=1.37,
+            scanner=scanner(geometry=ParallelBeam(90), reconstruction=FBP(padding="edge"), noise_sd=0.0),
+        )
+        image, label, _ = dataset.pair(1, 0)
+        inner = (slice(4, -4), slice(4, -4))
+        fit = {
+            shift: np.corrcoef(np.roll(label, shift, (0, 1))[inner].ravel(), image[inner].ravel())[0, 1]
+            for shift in [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
+        }
+        assert max(fit, key=fit.get) == (0, 0)
+
+
+def test_oversampling_leaves_structure_and_label_alone():
+    plain, fine = make(scanner=scanner(noise_sd=0.0)), make(scanner=scanner(noise_sd=0.0, oversampling=3))
+    (image, label, facts), (image3, label3, facts3) = plain.pair(2, 0), fine.pair(2, 0)
+    np.testing.assert_array_equal(label, label3)
+    assert facts["reached"]["radii_um"] == facts3["reached"]["radii_um"]
+    assert not np.array_equal(image, image3) and np.corrcoef(image.ravel(), image3.ravel())[0, 1] > 0.9
+    fractions = [dataset._sample(2, 0)[0] for dataset in (plain, fine)]
+    assert fractions[0].shape == (2, 24, 32) and fractions[1].shape == (2, 72, 96)
+    np.testing.assert_allclose(fractions[1].reshape(2, 24, 3, 32, 3).mean((2, 4)), fractions[0], atol=1e-6)
+
+
+def test_an_oversampled_volume_is_finer_across_the_axis_only_unless_the_beam_is_a_cone():
+    changes = {"shape": [8, 12, 16], "microstructure": Spheres(fraction=0.3, mean_radius_um=0.9)}
+    for geometry, expected in (
+        (ParallelBeam(10), (2, 24, 36, 16)),
+        (ConeBeam(10, source_object_mm=0.1), (2, 24, 36, 48)),
+    ):
+        dataset = make(**changes, scanner=scanner(geometry=geometry, oversampling=3))
+        assert dataset._sample(0, 0)[0].shape == expected
+        image, label, _ = dataset.pair(0, 0)
+        assert image.shape == label.shape == (8, 12, 16)
+
+
+# Recipe
+
+
+def full_recipe(**changes):
+    """A scanner of many parts, one of them nested values of a range."""
+    parts = {
+        "source": Tube(kvp=60, filters_mm={"Al": 0.5}, energy_step_kev=1.0),
+        "geometry": ParallelBeam(30, start_angle_deg=[0, 10]),
+        "detector": Detector(photons=[1000, 2000], scintillator="CsI", scintillator_um=150.0),
+        "motion": Motion(drift_px=[0, 1]),
+        "stripes": Stripes(gain_sd=0.01),
+    }
+    return make(scanner=Scanner(**parts | changes))
+
+
+def test_the_same_recipe_is_the_same_json():
+    text = json.dumps(full_recipe().recipe(), sort_keys=True)
+    assert json.dumps(full_recipe().recipe(), sort_keys=True) == text
+    assert json.loads(text) == full_recipe().recipe()  # plain values: lists, no tuples
+    described = full_recipe().recipe()["scanner"]
+    assert described["type"] == "Scanner" and described["detector"]["photons"] == [1000, 2000]
+    assert described["source"]["filters_mm"] == {"Al": 0.5} and described["scatter"] is None
+    # a list and a tuple, an integer and a float are the same recipe
+    assert full_recipe(motion=Motion(drift_px=(0.0, 1.0))).recipe() == full_recipe().recipe()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": Tube(kvp=60, filters_mm={"Al": 0.6}, energy_step_kev=1.0)},
+        {"source": Monochromatic(30.0)},
+        {"geometry": ParallelBeam(30, start_angle_deg=[0, 11])},
+        {"geometry": ConeBeam(30, start_angle_deg=[0, 10], angular_range_deg=180.0)},
+        {"detector": Detector(photons=[1000, 2001], scintillator="CsI", scintillator_um=150.0)},
+        {"detector": Detector(photons=[1000, 2000], scintillator="YAG", scintillator_um=150.0)},
+        {"motion": Motion(drift_px=[0, 1.5])},
+        {"motion": None},
+        {"stripes": Stripes(gain_sd=0.02)},
+        {"propagation": Propagation(distance_mm=0.0)},
+        {"reconstruction": FBP("hann")},
+        {"reconstruction": SIRT()},
+        {"ring_filter": "sorting"},
+        {"oversampling": 3},
+        {"normalisation": "percentiles"},
+        {"backend": "astra"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_change_anywhere_in_the_scanner_is_another_data_set(changes, tmp_path):
+    full_recipe()._claim(tmp_path, 1, 0)
+    full_recipe()._claim(tmp_path, 1, 0)  # the same one may go on
+    before = tree(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"holds another data set: its scanner is .*; choose a new output_dir"
+    ) as caught:
+        full_recipe(**changes)._claim(tmp_path, 1, 0)
+    assert "\n" not in str(caught.value) and tree(tmp_path) == before
+
+
+def test_a_measured_spectrum_is_known_by_its_content(tmp_path):
+    path = tmp_path / "spectrum.txt"
+    path.write_text("20 1\n30 2\n40 1\n")
+    make(scanner=scanner(source=MeasuredSpectrum(str(path))))._claim(tmp_path / "set", 1, 0)
+    path.write_text("20 1\n30 2\n40 2\n")
+    with pytest.raises(ValueError, match="holds another data set: its scanner"):
+        make(scanner=scanner(source=MeasuredSpectrum(str(path))))._claim(tmp_path / "set", 1, 0)
+
+
 @pytest.mark.parametrize("supersample", [1, 3, 5])
 def test_labels_favour_no_phase(supersample):
     """A voxel that two phases share equally must not always go to the same one."""
-    scanner = Scanner(source=Monochromatic(30.0), n_angles=2)
     spheres = Spheres(fraction=0.45, mean_radius_um=6.0, radius_cv=0.2)
-    dataset = make(microstructure=spheres, scanner=scanner, shape=[64, 64], supersample=supersample)
+    quick = scanner(geometry=ParallelBeam(2))
+    dataset = make(microstructure=spheres, scanner=quick, shape=[64, 64], supersample=supersample)
     errors, variance = [], 0.0
     for index in range(16):
         _, label, facts = dataset.pair(0, index)
@@ -188,7 +404,9 @@ def test_more_pairs_keep_the_old_ones(copied):
         ({}, {"seed": 6}, "seed is 5, asked was 6"),
         ({"voxel_size_um": 0.6}, {}, "voxel_size_um"),
         ({"phases": {"pore": "air", "particle": "Ni"}}, {}, "phases"),
-        ({"scanner": Scanner(source=Monochromatic(31.0), n_angles=30, noise_sd=[0.01, 0.05])}, {}, "scanner"),
+        ({"scanner": scanner(source=Monochromatic(31.0))}, {}, "scanner"),
+        ({"scanner": scanner(geometry=ParallelBeam(31))}, {}, "scanner"),
+        ({"sample_diameter": 0.8}, {}, "sample_diameter is None, asked was 0.8"),
         ({}, {"count": 9}, "10 pairs, more than count=9"),
     ],
 )
@@ -254,6 +472,11 @@ def test_a_full_disk_is_noticed_before_the_work(tmp_path, monkeypatch):
         ({"name": "../up"}, "name='../up'"),
         ({"name": 5}, "name=5"),
         ({"microstructure": Spheres(fraction=0.3, mean_radius_um=50)}, "mean_radius_um=50"),
+        ({"sample_diameter": 0}, "sample_diameter=0"),
+        ({"sample_diameter": [1.5, 0.5]}, "sample_diameter="),
+        ({"sample_diameter": "1"}, "sample_diameter='1'"),
+        ({"scanner": scanner(oversampling=2)}, r"supersample=3 must be a multiple of .* oversampling=2"),
+        ({"scanner": scanner(oversampling=3), "supersample": 5}, "supersample=5 .* oversampling=3"),
     ],
 )
 def test_bad_recipes_get_one_line(arguments, names):
@@ -286,11 +509,12 @@ def test_phase_fractions_count_the_sub_voxels():
     labels = np.zeros((4, 6), np.uint8)
     labels[0, 0] = labels[2:, 4:] = 1
     labels[0, 1] = 2
-    fractions = phase_fractions(labels, 3, 2)
+    fractions = phase_fractions(labels, 3, [2, 2])
     assert fractions.shape == (3, 2, 3) and fractions.dtype == np.float32
     np.testing.assert_array_equal(fractions[1], [[0.25, 0, 0], [0, 0, 1]])
     np.testing.assert_array_equal(fractions[2], [[0.25, 0, 0], [0, 0, 0]])
     np.testing.assert_array_equal(fractions.sum(0), 1)
+    np.testing.assert_array_equal(phase_fractions(labels, 3, [1, 3])[2], [[1 / np.float32(3), 0], *[[0, 0]] * 3])
 
 
 @pytest.mark.parametrize("shares", [(0.7, 0.2, 0.1), (0.98, 0.01, 0.01), (0.5, 0.5, 0.0), (1 / 3, 1 / 3, 1 / 3)])
@@ -317,15 +541,24 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from data_gen.dataset import SyntheticDataset
+from data_gen.geometry import ParallelBeam
 from data_gen.microstructure import Spheres
+from data_gen.reconstruction import FBP
 from data_gen.scan import Scanner
 from data_gen.spectrum import Tube
 
 def dataset(config_file):
     config = json.loads(Path(config_file).read_text())
-    sections = {key: {k: v for k, v in config[key].items() if not k.startswith("_")}
-                for key in ("microstructure", "source", "scanner", "dataset")}
-    sections["scanner"]["source"] = Tube(**sections["source"] | {"energy_step_kev": 1.0})  # ten times quicker
+
+    def arguments(section):
+        plain = {k: v for k, v in section.items() if not k.startswith("_")}
+        return {k: config[v[1:]] if isinstance(v, str) and v.startswith("@") else v for k, v in plain.items()}
+
+    sections = {key: arguments(config[key]) for key in ("microstructure", "source", "scanner", "dataset")}
+    sections["scanner"] |= {
+        "source": Tube(**sections["source"] | {"energy_step_kev": 1.0}),  # ten times quicker
+        "geometry": ParallelBeam(**arguments(config["scanner"]["geometry"])),
+        "reconstruction": FBP(**arguments(config["scanner"]["reconstruction"]))}
     return SyntheticDataset(**sections["dataset"] | {
         "phases": config["phases"], "microstructure": Spheres(**sections["microstructure"]),
         "scanner": Scanner(**sections["scanner"]), "shape": [64, 64], "voxel_size_um": config["voxel_size_um"]})
@@ -337,7 +570,7 @@ if __name__ == "__main__":
 
 def test_a_killed_run_is_resumed_by_the_bundle_command(tmp_path):
     """kill -9 in the middle; then `monai.bundle run` from another directory; against a run that nobody disturbed."""
-    count, config, script = 40, ROOT / "configs" / "generate_spheres.json", tmp_path / "generate.py"
+    count, config, script = 64, ROOT / "configs" / "generate_spheres.json", tmp_path / "generate.py"
     out, elsewhere = tmp_path / "set", tmp_path / "elsewhere"
     elsewhere.mkdir()
     script.write_text(SCRIPT)

@@ -72,6 +72,41 @@ def test_attenuation_is_proportional_to_density():
     )
 
 
+@pytest.mark.parametrize(
+    ("spec", "electrons_mol_g"),
+    [
+        (Material("C", 2.26), 6 / 12.011),
+        (Material("Al", 2.70), 13 / 26.9815),
+        (Material("C2H2F2", 1.78), (2 * 6 + 2 * 1 + 2 * 9) / (2 * 12.011 + 2 * 1.008 + 2 * 18.998)),
+        (Material({"C": 0.5, "Al": 0.5}, 2.0), 0.5 * 6 / 12.011 + 0.5 * 13 / 26.9815),
+    ],
+)
+def test_the_decrement_far_above_the_edges_is_that_of_free_electrons(spec, electrons_mol_g):
+    energies = np.array([30.0, 50.0, 100.0])
+    wavelength_cm = 12.398419843e-8 / energies
+    electrons_cm3 = spec.density_g_cm3 * 6.02214076e23 * electrons_mol_g
+    free = 2.8179403e-13 * wavelength_cm**2 * electrons_cm3 / (2 * np.pi)
+    # what bound electrons change, for Al, the heaviest, at 30 keV: 1.5 (E_K/E)² ln (E/E_K)² = 0.024 of a K shell with
+    # E_K = 1.56 keV, and a relativistic correction of 5/3 · 6.6 keV / 511 keV = −0.022, of 13 electrons
+    np.testing.assert_allclose(spec.decrement(energies), free, rtol=(0.024 + 0.022) / 13)
+
+
+def test_the_decrement_dips_at_an_edge_and_follows_the_shape_of_the_energies():
+    nickel = LIBRARY["Ni"]
+    relative = nickel.decrement([[7.5, 8.333], [10.0, 30.0]]) * np.array([[7.5, 8.333], [10.0, 30.0]]) ** 2
+    assert (
+        relative.shape == (2, 2) and relative[0, 1] == relative.min()
+    )  # λ² taken out, the K edge at 8.333 keV is left
+    assert nickel.decrement([]).shape == (0,) and nickel.decrement(30.0).shape == ()
+
+
+def test_decrements_that_the_tables_lack_get_one_line():
+    with pytest.raises(ValueError, match=r"Pu .*uranium"):
+        Material("Pu", 19.8).decrement(30.0)
+    with pytest.raises(ValueError, match="attenuation tables"):
+        LIBRARY["Ni"].decrement(801.0)
+
+
 def test_any_shape_of_energies_comes_back():
     energies = np.array([[10.0, 20.0], [40.0, 60.0]])
     result = LIBRARY["Al"].attenuation_1_cm(energies)

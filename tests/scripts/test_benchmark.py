@@ -1,0 +1,38 @@
+"""scripts/benchmark.py runs, and writes what it prints; its figures are for a quiet machine to make."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run(root, folder, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(root / "scripts/benchmark.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+
+
+def test_the_simulator_is_measured(root, tmp_path):
+    result = run(root, tmp_path, "simulator", "--tiny", "--volume", "--json", "b.json")
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "b.json").read_text())
+    assert report["machine"]["cpu"] and report["machine"]["numba"]
+    tables = report["tables"]
+    assert len(tables) == 5
+    for rows in tables.values():
+        for row in rows:
+            assert min(row["values"]) <= row["median"] <= max(row["values"])
+            assert row["item"] in result.stdout
+    naive = {row["item"]: row["median"] for row in tables["Against naive projection of every energy, one core"]}
+    assert naive["ratio"] > 1
+    # of so few pixels: rounding of ASTRA's float32 positions, far below what another spectrum or geometry would give
+    assert naive["difference of the sinograms −ln S, rms"] < 1e-4
+    stages = {row["item"]: row["median"] for row in tables["Where the time goes, one core"]}
+    assert stages["stage: projection"] > 0
+    parts = sum(value for name, value in stages.items() if name != "stage: sum")
+    assert parts == pytest.approx(stages["stage: sum"], rel=0.5)  # medians of two
+
+
+def test_a_part_must_be_named(root, tmp_path):
+    result = run(root, tmp_path)
+    assert result.returncode == 2 and "part" in result.stderr
