@@ -77,7 +77,7 @@ def merge_energies(
 
     A group keeps its total weight and its weighted mean µ, so the first moment is exact and a group of optical depth x
     errs by x²·spread²/8 of its own share at most. Absorption edges stay, since µ jumps there. A 140 kV spectrum of
-    1390 bins becomes some 200 groups with the same −ln T within 1e-4.
+    1390 bins becomes some 200 groups, with the same −ln T within 5e-4 of it.
 
     Args:
         weights: (energies,), or several sums at once, (sums, energies), of which the first decides the mean µ.
