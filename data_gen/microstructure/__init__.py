@@ -5,7 +5,26 @@ of one sample; ``build(shape, voxel_size_um, parameters, rng)`` gives the labels
 of what came out.
 """
 
+from data_gen.microstructure.electrode import NmcCathode
+from data_gen.microstructure.fibres import Fibres
+from data_gen.microstructure.foam import Foam
+from data_gen.microstructure.graphite import GraphiteAnode
+from data_gen.microstructure.layers import Layers, Nested
+from data_gen.microstructure.particles import Particles
 from data_gen.microstructure.segmented import Segmented
+from data_gen.microstructure.sofc import Porous, Sofc
 from data_gen.microstructure.spheres import Spheres
 
-__all__ = ["Segmented", "Spheres"]
+__all__ = [
+    "Fibres",
+    "Foam",
+    "GraphiteAnode",
+    "Layers",
+    "Nested",
+    "NmcCathode",
+    "Particles",
+    "Porous",
+    "Segmented",
+    "Sofc",
+    "Spheres",
+]
