@@ -51,6 +51,8 @@ SUMMARY_COLUMNS = {
     "mean_assd_um": ("surface distance [µm]", False),
     "mean_nsd": ("surface Dice at 1 voxel", True),
     "mean_abs_fraction_error": ("abs. fraction error", False),
+    "mean_abs_surface_error": ("rel. surface error", False),
+    "mean_abs_size_error": ("rel. size error", False),
 }  # metric: (heading, larger is better)
 
 

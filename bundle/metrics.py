@@ -1,6 +1,6 @@
-"""How good a segmentation is: overlap, surface distance in µm, and error of the volume fractions.
+"""How good a segmentation is: overlap, surface distance in µm, and errors of the properties measured on it.
 
-`score` judges one image, `summarise` a set of them, and `VolumeFractionError` is a MONAI metric for
+`score` judges one image, `summarise` a set of them; `VolumeFractionError` and `PropertyError` are MONAI metrics for
 training and evaluation configs. Overlap and surface distances are MONAI's.
 """
 
@@ -14,6 +14,8 @@ from monai.metrics.utils import get_surface_distance
 from monai.networks import one_hot
 from monai.utils import MetricReduction
 from scipy.ndimage import binary_erosion
+
+from bundle.morphology import SHORTEST_AXIS, chord_lengths, contact_area
 
 
 def score(pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float | Sequence[float]) -> dict[str, float]:
@@ -39,6 +41,9 @@ def score(pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float
             class, NaN if neither.
         `fraction_error_k`: volume fraction of class k (with 0) in `pred` minus that in `truth`.
         `mean_abs_fraction_error`: mean over all classes of its absolute value.
+        `surface_error_k`, `size_error_k`: relative error of the specific surface (2D: perimeter) and of the mean
+            chord of class k (with 0), prediction / truth − 1; NaN where `truth` has none, or an axis of 2 voxels.
+        `mean_abs_surface_error`, `mean_abs_size_error`: means over all classes of their absolute values.
         `absent_classes`: number of classes that `truth` does not hold.
     Means leave NaN out, and are NaN if nothing is left.
 
@@ -64,6 +69,7 @@ def score(pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float
     iou = compute_iou(pred_1hot, truth_1hot, include_background=True)[0].tolist()
     n_pred, n_truth = (np.bincount(labels.ravel(), minlength=n_classes) for labels in (pred, truth))
     fraction_error = ((n_pred - n_truth) / pred.size).tolist()
+    properties = _property_errors(pred, truth, n_classes, spacing)
     surface = [_surface_scores(pred == k, truth == k, spacing) for k in range(1, n_classes)]
 
     result = {
@@ -74,6 +80,8 @@ def score(pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float
         "mean_assd_um": _nanmean([assd for assd, _ in surface]),
         "mean_nsd": _nanmean([nsd for _, nsd in surface]),
         "mean_abs_fraction_error": float(np.mean(np.abs(fraction_error))),
+        "mean_abs_surface_error": _nanmean(np.abs(properties["surface"]).tolist()),
+        "mean_abs_size_error": _nanmean(np.abs(properties["size"]).tolist()),
         "absent_classes": float(np.count_nonzero(n_truth == 0)),
     }
     result |= {f"dice_{k}": value for k, value in enumerate(dice)}
@@ -81,16 +89,18 @@ def score(pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing_um: float
     result |= {f"assd_um_{k}": assd for k, (assd, _) in enumerate(surface, start=1)}
     result |= {f"nsd_{k}": nsd for k, (_, nsd) in enumerate(surface, start=1)}
     result |= {f"fraction_error_{k}": value for k, value in enumerate(fraction_error)}
+    for name in ("surface", "size"):
+        result |= {f"{name}_error_{k}": value for k, value in enumerate(properties[name].tolist())}
     return result
 
 
 def metric_names(n_classes: int) -> list[str]:
     """The keys of `score` for `n_classes` classes, in its order."""
     names = ["mean_dice", "mean_iou", "mean_iou_all", "accuracy", "mean_assd_um", "mean_nsd"]
-    names += ["mean_abs_fraction_error", "absent_classes"]
+    names += ["mean_abs_fraction_error", "mean_abs_surface_error", "mean_abs_size_error", "absent_classes"]
     names += [f"{kind}_{k}" for kind in ("dice", "iou") for k in range(n_classes)]
     names += [f"{kind}_{k}" for kind in ("assd_um", "nsd") for k in range(1, n_classes)]
-    return names + [f"fraction_error_{k}" for k in range(n_classes)]
+    return names + [f"{kind}_error_{k}" for kind in ("fraction", "surface", "size") for k in range(n_classes)]
 
 
 def summarise(scores: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
@@ -142,6 +152,82 @@ class VolumeFractionError(CumulativeIterationMetric):
         if not isinstance(data, torch.Tensor):
             raise ValueError("VolumeFractionError has no images to aggregate")
         return do_metric_reduction(data, reduction or self.reduction)[0]
+
+
+class PropertyError(CumulativeIterationMetric):
+    """MONAI metric: absolute error of one measured property of each class, prediction against truth.
+
+    Args:
+        quantity: "fraction": volume fraction, as a share of the image; "surface": specific surface area (2D:
+            perimeter) and "size": mean chord length, relative to the truth's.
+        include_background: whether class 0 counts.
+        voxel_size_um: [µm] one or one per axis; only the ratio of its axes matters.
+        reduction: MONAI's.
+
+    Takes one-hot `y_pred` and `y` as `VolumeFractionError` does and gives (batch, classes), NaN where the truth lacks
+    the property; means leave NaN out. In a config::
+
+        {"_target_": "IgniteMetricHandler", "metric_fn": {"_target_": "bundle.metrics.PropertyError", "quantity":
+         "surface"}, "output_transform": "$monai.handlers.from_engine(['pred', 'label'])"}
+
+    Raises `ValueError` for an unknown quantity, shapes that differ or a single channel.
+    """
+
+    def __init__(
+        self,
+        quantity: str = "surface",
+        include_background: bool = True,
+        voxel_size_um: float | Sequence[float] = 1.0,
+        reduction: MetricReduction | str = MetricReduction.MEAN,
+    ):
+        super().__init__()
+        if quantity not in ("fraction", "surface", "size"):
+            raise ValueError(f"quantity={quantity!r} must be fraction, surface or size")
+        self.quantity = quantity
+        self.include_background = include_background
+        self.voxel_size_um = voxel_size_um
+        self.reduction = reduction
+
+    def _compute_tensor(self, y_pred: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+        fraction = VolumeFractionError()._compute_tensor(y_pred, y)  # checks the shapes, too
+        if self.quantity == "fraction":
+            errors = fraction
+        else:
+            n_classes = y_pred.shape[1]
+            spacing = spacing_per_axis(self.voxel_size_um, y_pred.ndim - 2)
+            pred, truth = (x.argmax(dim=1).to(torch.uint8).cpu().numpy() for x in (y_pred, y))
+            pairs = zip(pred, truth, strict=True)
+            found = [np.abs(_property_errors(a, b, n_classes, spacing)[self.quantity]) for a, b in pairs]
+            errors = torch.as_tensor(np.array(found), dtype=torch.float32, device=y_pred.device)
+        return errors if self.include_background else errors[:, 1:]
+
+    def aggregate(self, reduction: MetricReduction | str | None = None) -> torch.Tensor:
+        """The errors of all images so far, reduced as MONAI's `do_metric_reduction` does."""
+        data = self.get_buffer()
+        if not isinstance(data, torch.Tensor):
+            raise ValueError("PropertyError has no images to aggregate")
+        return do_metric_reduction(data, reduction or self.reduction)[0]
+
+
+def _property_errors(
+    pred: np.ndarray, truth: np.ndarray, n_classes: int, spacing: Sequence[float]
+) -> dict[str, np.ndarray]:
+    """Relative errors {"surface", "size"} of each class, float64 (classes,); NaN where the truth has none."""
+    thick = [k for k, n in enumerate(truth.shape) if n > 1]  # a volume of one slice is an image
+    nothing = np.full(n_classes, np.nan)
+    if len(thick) < 2 or min(truth.shape[k] for k in thick) < SHORTEST_AXIS:
+        return {"surface": nothing, "size": nothing}
+    size = [spacing[k] for k in thick]
+    surfaces, chords = [], []
+    for labels in (np.squeeze(pred), np.squeeze(truth)):
+        surfaces.append(contact_area(labels, size, n_classes).sum(axis=1))
+        means = [row["mean"] for row in chord_lengths(labels, size, n_classes)]
+        chords.append(np.array([0.0 if mean is None else mean for mean in means]))
+    return {name: _relative(*found) for name, found in (("surface", surfaces), ("size", chords))}
+
+
+def _relative(found: np.ndarray, true: np.ndarray) -> np.ndarray:
+    return np.divide(found, true, out=np.full(len(true), np.nan), where=true > 0) - 1
 
 
 def _class_numbers(labels: np.ndarray, n_classes: int, name: str) -> np.ndarray:

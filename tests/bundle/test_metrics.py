@@ -10,7 +10,7 @@ from monai.handlers import IgniteMetricHandler
 from monai.metrics import compute_average_surface_distance, compute_surface_dice
 from monai.networks import one_hot
 
-from bundle.metrics import VolumeFractionError, metric_names, score, spacing_per_axis, summarise
+from bundle.metrics import PropertyError, VolumeFractionError, metric_names, score, spacing_per_axis, summarise
 
 SHAPES = [(20, 24), (12, 10, 14)]
 
@@ -230,3 +230,53 @@ def test_volume_fraction_error_without_background_and_bad_input():
         metric(pred[:, :1], truth[:, :1])
     with pytest.raises(ValueError, match="no images"):
         VolumeFractionError().aggregate()
+
+
+def _balls(radius: float, shape: tuple[int, ...]) -> np.ndarray:
+    grid = np.indices(shape) - np.reshape([n / 2 for n in shape], (-1, *[1] * len(shape)))
+    return ((grid**2).sum(axis=0) < radius**2).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("shape", "power"), [((60, 64), 1), ((40, 44, 42), 2)])
+def test_property_errors_of_balls_are_their_closed_forms(shape, power):
+    # radius 15 for 12: the surface is (15/12)^(d - 1) as large
+    result = score(_balls(15, shape), _balls(12, shape), 2, 0.3)
+    assert result["surface_error_1"] == pytest.approx(1.25**power - 1, abs=0.03)
+    assert result["mean_abs_surface_error"] == pytest.approx(1.25**power - 1, abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(60, 20), (60, 12, 10), (60, 20, 1)])
+def test_property_errors_of_plates_are_exact(shape):
+    # plates of 5 and 7 against plates of 6 and 6
+    x = np.arange(60).reshape(-1, *[1] * (len(shape) - 1)) % 12
+    pred, truth = (np.broadcast_to(x < n, shape).astype(np.uint8) for n in (5, 6))
+    result = score(pred, truth, 2, 0.4)
+    assert result["size_error_1"] == pytest.approx(5 / 6 - 1) and result["size_error_0"] == pytest.approx(7 / 6 - 1)
+    assert result["mean_abs_size_error"] == pytest.approx(1 / 6)
+    assert result["surface_error_1"] == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(30, 28), (14, 16, 15)])
+@pytest.mark.parametrize("quantity", ["fraction", "surface", "size"])
+def test_property_error_agrees_with_score_through_ignite(shape, quantity):
+    pairs = [(_random_labels(shape, 3, seed), _random_labels(shape, 3, seed + 10)) for seed in range(3)]
+    expected = np.mean([score(pred, truth, 3, 1.0)[f"mean_abs_{quantity}_error"] for pred, truth in pairs])
+    hot = [[one_hot(torch.from_numpy(x)[None].long(), 3, dim=0) for x in pair] for pair in pairs]
+    engine = Engine(lambda _, batch: ([batch[0]], [batch[1]]))
+    IgniteMetricHandler(metric_fn=PropertyError(quantity)).attach(engine, "error")
+    engine.run(hot)
+    assert engine.state.metrics["error"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_property_error_without_background_and_bad_input():
+    truth = one_hot(torch.from_numpy(_box((20, 20), 5, 5))[None, None].long(), 3)
+    metric = PropertyError("surface", include_background=False)
+    found = metric(truth, truth)
+    assert found.shape == (1, 2) and found[0, 0] == 0 and found[0, 1].isnan()  # the truth has no class 2
+    assert metric.aggregate().item() == 0
+    with pytest.raises(ValueError, match="quantity='volume' must be"):
+        PropertyError("volume")
+    with pytest.raises(ValueError, match="differ"):
+        metric(truth, truth[..., 1:])
+    with pytest.raises(ValueError, match="no images"):
+        PropertyError().aggregate()
