@@ -174,7 +174,7 @@ class SyntheticDataset:
         if max(factors) > 1:
             whole = phase_fractions(fine, len(self.phases), [self.supersample] * len(box))
         label = whole[(slice(None), *inside)].argmax(0).astype(np.uint8)
-        reached = {"fraction": {p: float((label == k).mean()) for k, p in enumerate(self.phases)}, **structure_facts}
+        reached = {**structure_facts, "fraction": {p: float((label == k).mean()) for k, p in enumerate(self.phases)}}
         return fractions, label, rng, {"drawn": drawn, "reached": reached}
 
     def generate(self, output_dir: str, count: int, seed: int = 0, workers: int = 1) -> Path:

@@ -132,8 +132,9 @@ def _parse(formula: str) -> dict[str, float]:
     return atoms
 
 
-# Densities: handbook values at room temperature; NMC532 and YSZ (8 mol%) theoretical; CBD: carbon black and PVDF
-# (1.85 g/cm³ dense) at 50 % nanoporosity.
+# Densities: CRC Handbook of Chemistry and Physics, room temperature, for elements, Li2O2 and compounds without a note.
+# From the crystal's cell: NMC532, YSZ (8 mol%), GDC (10 mol%), LSM, LSCF. CBD: carbon black and PVDF (1.85 g/cm³ dense)
+# at 50 % nanoporosity. Data sheets: PVDF homopolymer, carbon fibre of polyacrylonitrile, FeCr as Crofer 22 APU.
 LIBRARY = {
     "air": Material({"N": 0.755, "O": 0.232, "Ar": 0.013}, 1.205e-3),
     "NMC532": Material("LiNi0.5Mn0.3Co0.2O2", 4.7),
@@ -143,6 +144,14 @@ LIBRARY = {
     "YSZ": Material("Zr0.852Y0.148O1.926", 5.96),
     "polyurethane": Material("C27H36N2O10", 1.2),
     "Al": Material("Al", 2.70),
+    "PVDF": Material("C2H2F2", 1.78),
+    "carbon_fibre": Material("C", 1.8),
+    "Li2O2": Material("Li2O2", 2.31),
+    "GDC": Material("Ce0.9Gd0.1O1.95", 7.22),
+    "LSM": Material("La0.8Sr0.2MnO3", 6.5),
+    "LSCF": Material("La0.6Sr0.4Co0.2Fe0.8O3", 6.35),
+    "FeCr": Material({"Fe": 0.78, "Cr": 0.22}, 7.7),
+    "Fe": Material("Fe", 7.874),
     # scintillators and sensors
     "CsI": Material("CsI", 4.51),
     "Gd2O2S": Material("Gd2O2S", 7.32),

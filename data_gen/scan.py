@@ -363,8 +363,16 @@ class Scanner:
         blocks = range(0, 1 if cone else stack.shape[3], LANES)
         for start in tqdm(blocks, desc="projecting", leave=False, disable=not progress):
             part = stack if cone else stack[..., start : start + LANES]
-            others = [project(phase) for phase in part[1:]]
-            chords = project(np.ones(part.shape[1:], np.float32)) if cone else _chords(part.shape[1:3], project)
+            if not cone and part.shape[3] * (len(part) - 1) < LANES:  # few slices: all phases fit into one block
+                ones = np.ones((*part.shape[1:3], 1), np.float32)
+                *others, chords = np.split(
+                    project(np.concatenate([*part[1:], ones], axis=-1)),
+                    part.shape[3] * np.arange(1, len(part)),
+                    axis=-1,
+                )
+            else:
+                others = [project(phase) for phase in part[1:]]
+                chords = project(np.ones(part.shape[1:], np.float32)) if cone else _chords(part.shape[1:3], project)
             paths_cm = np.stack([np.broadcast_to(chords, others[0].shape), *others])
             for other in others:  # the fractions sum to 1 in every voxel
                 paths_cm[0] -= other

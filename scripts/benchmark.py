@@ -2,6 +2,8 @@
 
     python scripts/benchmark.py simulator --json results/simulator.json
     python scripts/benchmark.py simulator --volume --json results/simulator.json
+    python scripts/benchmark.py generators --json results/generators.json
+    python scripts/benchmark.py quantify --json results/quantify.json
 
 Every figure is the median of repeats after a warm-up, with the smallest and the largest. One core means one thread of
 compiled code and of linear algebra, bound to one core where the system allows it.
@@ -37,14 +39,26 @@ from data_gen import dataset, projection, ray_kernels, reconstruction, scan  # n
 from data_gen.dataset import SyntheticDataset, phase_fractions  # noqa: E402
 from data_gen.geometry import ParallelBeam  # noqa: E402
 from data_gen.materials import LIBRARY  # noqa: E402
-from data_gen.microstructure import Spheres  # noqa: E402
+from data_gen.microstructure import (  # noqa: E402
+    Fibres,
+    Foam,
+    GraphiteAnode,
+    Layers,
+    Nested,
+    NmcCathode,
+    Particles,
+    Porous,
+    Segmented,
+    Sofc,
+    Spheres,
+)
 from data_gen.scan import Scanner  # noqa: E402
 from data_gen.spectrum import Tube  # noqa: E402
 
 VOXEL_UM, SUBVOXELS = 0.5, 5
 MATERIALS = [LIBRARY[name] for name in ("air", "graphite", "NMC532")]
 _ASTRA_SLICES = 4
-PACKAGES = ("astra-toolbox", "numba", "numpy", "scipy", "spekpy", "nibabel")
+PACKAGES = ("astra-toolbox", "numba", "numpy", "scipy", "scikit-image", "porespy", "spekpy", "nibabel")
 
 
 @dataclass(frozen=True)
@@ -428,8 +442,6 @@ def volume(sizes: Sizes) -> list[Row]:
 
 
 def _scan_volume(sizes: Sizes) -> dict:
-    import resource
-
     n, tile = sizes.volume, 32 if sizes.volume % 32 == 0 else 16
     at = np.arange(tile) - (tile - 1) / 2
     ball = (at[:, None, None] ** 2 + at[:, None] ** 2 + at**2 <= (0.4 * tile) ** 2).astype(np.float32)
@@ -445,9 +457,19 @@ def _scan_volume(sizes: Sizes) -> dict:
         fractions, [LIBRARY["air"], LIBRARY["NMC532"]], VOXEL_UM, scanner.draw(rng), rng, progress=True
     )
     seconds = time.perf_counter() - started
+    return {"seconds": seconds, "peak_gb": peak_gb(), "threads": threads, "finite": bool(np.isfinite(image).all())}
+
+
+def peak_gb() -> float:
+    """[GB] largest resident set of this process."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage starts from what the parent held when it made this process
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e9
+    import resource
+
     per_unit = 1 if sys.platform == "darwin" else 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * per_unit / 1e9
-    return {"seconds": seconds, "peak_gb": peak, "threads": threads, "finite": bool(np.isfinite(image).all())}
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * per_unit / 1e9
 
 
 def _fresh(task: str, sizes: Sizes, quiet: bool = True, **options) -> dict:
@@ -470,6 +492,8 @@ def run_task(order: str) -> int:
     sizes = Sizes(**order["sizes"])
     if order["task"] == "volume":
         answer = _scan_volume(sizes)
+    elif order["task"] in TASKS:
+        answer = TASKS[order.pop("task")](sizes, **{k: v for k, v in order.items() if k != "sizes"})
     else:
         started = time.perf_counter()
         recipe(sizes).generate(order["folder"], order["count"], workers=order["workers"])
@@ -501,6 +525,222 @@ def simulator(args: argparse.Namespace) -> dict[str, list[Row]]:
     return tables
 
 
+# The generators: build() of every microstructure
+
+VOXELS_UM = {  # such that a feature has some ten voxels and check() passes in every box
+    "Spheres": 0.5,
+    "Particles": 0.5,
+    "NmcCathode": 0.1,
+    "GraphiteAnode": 0.25,
+    "Sofc": 0.05,
+    "Porous": 0.05,
+    "Layers": 0.12,
+    "Nested": 0.25,
+    "Fibres": 0.05,
+    "Foam": 2.0,
+    "Segmented": 0.05,
+}
+SMALL_CUBE_UM = {"Layers": 0.15, "Foam": 2.3}  # where 128³ of those voxels is too small
+BOXES = {
+    "256²": ((256, 256), 1),
+    "1280², the 256² with voxels 5 × finer": ((1280, 1280), SUBVOXELS),
+    "128³": ((128, 128, 128), 1),
+    "256³": ((256, 256, 256), 1),
+}
+QUANTITIES = {"wall": "s", "CPU": "s", "peak": "GB"}
+_REPEAT_BELOW_S = 8.0
+
+
+def microstructure(name: str, file: str):
+    """Each generator with its defaults; file: labels for Segmented."""
+    if name == "Layers":  # a metal-supported cell
+        layers = [
+            {"generator": Porous(0.35, [2, 3]), "classes": [0, 3], "thickness_um": None, "roughness_um": 0.6},
+            {"generator": Sofc(), "classes": [0, 1, 2], "thickness_um": [5, 7]},
+            {"generator": Porous(0.01, 0.3), "classes": [0, 2], "thickness_um": 3},
+        ]
+        return Layers(layers, roughness_um=[0.1, 0.2], correlation_um=2)
+    if name == "Nested":
+        return Nested(Spheres(0.5, 8, 0.2), 1, Porous(0.3, 2.0), classes=[2, 1])
+    if name == "Segmented":
+        return Segmented(file, file_voxel_um=0.2, n_classes=2)
+    defaults = (Spheres, Particles, NmcCathode, GraphiteAnode, Sofc, Porous, Fibres, Foam)
+    return {kind.__name__: kind for kind in defaults}[name]()
+
+
+def _build(sizes: Sizes, name: str, file: str, shape: list[int], voxel_um: float) -> dict:
+    """Build one microstructure with the seeds 0, 1, ...: the first build is the warm-up, unless it is slow."""
+    maker, before = microstructure(name, file), peak_gb()
+    maker.check(tuple(shape), voxel_um)
+    wall, cpu = [], []
+    for seed in range(sizes.repeats + 1):
+        rng = np.random.default_rng(seed)
+        parameters = maker.draw(rng)
+        started, worked = time.perf_counter(), time.process_time()
+        maker.build(tuple(shape), voxel_um, parameters, rng)
+        wall.append(time.perf_counter() - started)
+        cpu.append(time.process_time() - worked)
+        if wall[0] > _REPEAT_BELOW_S:
+            break
+    first = 1 if len(wall) > 1 else 0
+    return {"wall": wall[first:], "CPU": cpu[first:], "peak": [peak_gb()], "before_gb": before}
+
+
+def generators(args: argparse.Namespace) -> dict[str, list[Row]]:
+    sizes = replace(FULL, repeats=1 if args.tiny or args.quick else 3)
+    names = ["Spheres", "NmcCathode"] if args.tiny else list(VOXELS_UM)
+    boxes = dict(list(BOXES.items())[: 1 if args.tiny else 3 if args.quick else 4])
+    targets = {"1280²": {"wall": 1.0}, "256³": {"wall": 20.0, "peak": 4.0}}
+    tables: dict[str, list[Row]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "labels.npy")
+        source = Spheres(0.5, 4.0, 0.3)
+        rng = np.random.default_rng(0)
+        np.save(file, source.build((32,) * 3 if args.tiny else (96,) * 3, 0.5, source.draw(rng), rng)[0])
+        for title, (shape, finer) in boxes.items():
+            tables[title] = []
+            goals = targets.get(title.partition(",")[0], {})
+            for name in names:
+                print(f"{title.partition(',')[0]}: {name} ...", file=sys.stderr, flush=True)
+                voxel = (SMALL_CUBE_UM.get(name, VOXELS_UM[name]) if title == "128³" else VOXELS_UM[name]) / finer
+                facts = _fresh("build", sizes, name=name, file=file, shape=shape, voxel_um=voxel)
+                note = f"voxels of {voxel:g} µm; {facts['before_gb']:.2f} GB before"
+                tables[title] += [
+                    row(f"{name}: {quantity}", facts[quantity], unit, at_most=goals.get(quantity), note=note)
+                    for quantity, unit in QUANTITIES.items()
+                ]
+    return tables
+
+
+def side_by_side(tables: dict[str, list[Row]]) -> str:
+    """Tables whose items are "name: quantity", one line for each name."""
+    lines = []
+    for title, rows in tables.items():
+        found = {r.item: r for r in rows}
+        heads = " | ".join(f"{quantity} [{unit}]" for quantity, unit in QUANTITIES.items())
+        lines += [f"\n**{title}**\n", f"| | n | {heads} | |", "|---|---|" + "---|" * (len(QUANTITIES) + 1)]
+        for name in dict.fromkeys(r.item.partition(":")[0] for r in rows):
+            mine = [found[f"{name}: {quantity}"] for quantity in QUANTITIES]
+            cells = [number(r.median) + (f" (target {r.target}, **missed**)" if r.met is False else "") for r in mine]
+            lines.append(f"| {name} | {len(mine[0].values)} | {' | '.join(cells)} | {mine[0].note} |")
+    return "\n".join(lines)
+
+
+# Quantification
+
+
+def _three_phases(n: int) -> tuple[np.ndarray, float]:
+    """A Ni–YSZ–pore electrode of n³ voxels and its voxel size [µm]."""
+    maker, rng, voxel_um = Sofc(), np.random.default_rng(0), 0.05
+    edge = max(n, 128)
+    labels, _ = maker.build((edge,) * 3, voxel_um, maker.draw(rng), rng)
+    return np.ascontiguousarray(labels[:n, :n, :n]), voxel_um
+
+
+def _properties(sizes: Sizes, file: str, voxel_um: float) -> dict:
+    """Everything but the tortuosity; then, alone, what other libraries have as well."""
+    from bundle import quantify
+
+    labels = np.load(file)
+    before = peak_gb()
+    quantify.properties(np.ascontiguousarray(labels[:24, :24, :24]), voxel_um)  # compiles
+    started, worked = time.perf_counter(), time.process_time()
+    found = quantify.properties(labels, voxel_um)
+    wall, cpu, peak = time.perf_counter() - started, time.process_time() - worked, peak_gb()
+    alone = {
+        "surface": lambda: quantify.contact_area(labels, voxel_um, 3),
+        "local thickness": lambda: quantify.local_thickness(labels, voxel_um),
+        "objects": lambda: quantify.object_table(labels, voxel_um, quantify.split_objects(labels, voxel_um)),
+    }
+    return {
+        "sections": found["seconds"],
+        "wall": wall,
+        "cpu": cpu,
+        "peak_gb": peak,
+        "before_gb": before,
+        "alone": {name: timed(run, 1, warm_up=False)[0] for name, run in alone.items()},
+        "surface": list(found["specific_surface_area_1_per_um"].values()),
+        "local thickness": [one["mean"] for one in found["local_thickness_um"].values()],
+        "objects": [one["count"] for one in found["objects"].values()],
+    }
+
+
+def _other_libraries(sizes: Sizes, file: str, voxel_um: float) -> dict:
+    """The same quantities, phase by phase, as PoreSpy and scikit-image measure them."""
+    import logging
+
+    import porespy
+    from skimage import measure
+
+    logging.disable(logging.WARNING)
+    porespy.settings.tqdm["disable"] = True
+    labels = np.load(file)
+
+    def surface(phase):
+        mesh = measure.marching_cubes(phase.astype(np.float32), 0.5, spacing=(voxel_um,) * 3)
+        return measure.mesh_surface_area(*mesh[:2]) / (phase.size * voxel_um**3)
+
+    def thickness(phase):
+        return float(porespy.filters.local_thickness(phase)[phase].mean()) * 2 * voxel_um
+
+    def objects(phase):
+        regions = porespy.filters.snow_partitioning(phase).regions
+        names = ("area", "centroid", "inertia_tensor_eigvals")
+        return len(measure.regionprops_table(regions, properties=names)["area"])
+
+    answer = {}
+    for name, run in (("surface", surface), ("local thickness", thickness), ("objects", objects)):
+        run(np.ascontiguousarray(labels[:32, :32, :32] == 0))  # compiles
+        started = time.perf_counter()
+        values = [run(labels == k) for k in range(3)]
+        answer[name] = {"seconds": time.perf_counter() - started, "values": values, "peak_gb": peak_gb()}
+    return answer
+
+
+LIBRARIES = {
+    "surface": ("scikit-image marching cubes", "1/µm"),
+    "local thickness": ("PoreSpy local_thickness", "µm, mean"),
+    "objects": ("PoreSpy snow_partitioning and scikit-image regionprops_table", "found"),
+}
+
+
+def quantification(args: argparse.Namespace) -> dict[str, list[Row]]:
+    n = 40 if args.tiny else 128 if args.quick else 256
+    with tempfile.TemporaryDirectory() as folder:
+        print(f"three phases in {n}³ ...", file=sys.stderr, flush=True)
+        labels, voxel_um = _three_phases(n)
+        file = str(Path(folder) / "labels.npy")
+        np.save(file, labels)
+        del labels
+        print("bundle.quantify ...", file=sys.stderr, flush=True)
+        ours = _fresh("properties", FULL, file=file, voxel_um=voxel_um)
+        print("PoreSpy and scikit-image ...", file=sys.stderr, flush=True)
+        theirs = _fresh("other libraries", FULL, file=file, voxel_um=voxel_um)
+    goal = {"at_most": 60} if n == 256 else {}
+    sections = [row(name, seconds, "s") for name, seconds in ours["sections"].items()]
+    sections += [
+        row("all", ours["wall"], "s", **goal, note="wall time"),
+        row("all, CPU time", ours["cpu"], "s"),
+        row("peak memory", ours["peak_gb"], "GB", at_most=4, note=f"{ours['before_gb']:.2f} GB before"),
+    ]
+    against = []
+    for name, (library, unit) in LIBRARIES.items():
+        mine, other = ours["alone"][name], theirs[name]
+
+        def shown(values, unit=unit):
+            return " / ".join(number(v) for v in values) + f" {unit}"
+
+        against += [
+            row(f"{name}, all phases at once: ours", mine, "s", note=shown(ours[name])),
+            row(f"{name}: {library}", other["seconds"], "s", note=shown(other["values"])),
+            row(f"{name}: ratio", other["seconds"] / mine, "×"),
+        ]
+    return {f"Properties of {n}³ voxels in three phases": sections, "The same by other libraries": against}
+
+
+TASKS = {"build": _build, "properties": _properties, "other libraries": _other_libraries}
+
+
 def number(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
@@ -525,11 +765,20 @@ def main() -> int:
     )
     parts = parser.add_subparsers(dest="part", required=True, metavar="part")
     part = parts.add_parser("simulator", help="the scanner: against ASTRA, stages, data sets, a volume")
-    part.set_defaults(measure=simulator)
-    part.add_argument("--json", type=Path, help="file for the figures")
-    part.add_argument("--quick", action="store_true", help="96 slices instead of 1000, fewer repeats")
+    part.set_defaults(measure=simulator, show=markdown)
     part.add_argument("--volume", action="store_true", help="also a volume of 512³: minutes, and up to 6 GB")
-    part.add_argument("--tiny", action="store_true", help="see that it runs; the figures say nothing")
+    more = parts.add_parser("generators", help="time and memory of every microstructure, each in a fresh process")
+    more.set_defaults(measure=generators, show=side_by_side)
+    third = parts.add_parser("quantify", help="time and memory of the properties of 256³ voxels, by section")
+    third.set_defaults(measure=quantification, show=markdown)
+    for one, quick in (
+        (part, "96 slices instead of 1000, fewer repeats"),
+        (more, "one repeat, no 256³"),
+        (third, "128³"),
+    ):
+        one.add_argument("--json", type=Path, help="file for the figures")
+        one.add_argument("--quick", action="store_true", help=quick)
+        one.add_argument("--tiny", action="store_true", help="see that it runs; the figures say nothing")
     task = parts.add_parser("task", help="for the script's own use: a measurement in a fresh process")
     task.add_argument("order")
     args = parser.parse_args()
@@ -538,7 +787,7 @@ def main() -> int:
     about = machine()
     print(", ".join(f"{k} {v}" for k, v in about.items()))
     tables = args.measure(args)
-    print(markdown(tables))
+    print(args.show(tables))
     if args.json:
         found = {t: [asdict(r) | {"median": r.median} for r in rows] for t, rows in tables.items()}
         write_json(args.json, {"part": args.part, "machine": about, "tables": found})

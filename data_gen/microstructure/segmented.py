@@ -41,9 +41,12 @@ class Segmented:
     def __post_init__(self):
         object.__setattr__(self, "file_voxel_um", check_range("file_voxel_um", self.file_voxel_um, 1e-4, 1e4, "µm"))
         check_number("n_classes", self.n_classes, 2, 255)
+        if self.path is None or not Path(self.path).is_file():
+            raise ValueError(
+                f"path={self.path and str(self.path)!r} must be a file with labels; with configs/generate_from_labels.json "
+                "give --labels_path FILE --labels_voxel_um NUMBER"
+            )
         object.__setattr__(self, "path", str(self.path))  # plain JSON
-        if not Path(self.path).is_file():
-            raise ValueError(f"path={self.path!r} is no file with labels")
         found = sha256(self.path)
         if self.sha256 not in (None, found):
             raise ValueError(f"path={self.path!r} has changed: its sha256 is {found}, the recipe has {self.sha256!r}")
