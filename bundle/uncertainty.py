@@ -347,7 +347,7 @@ def _spread(labels: np.ndarray, rng: np.random.Generator, share: float, radius_v
     if not count or not reach:
         return labels
     at = rng.choice(at, count, replace=False)  # in random order: of two balls that overlap the later one wins
-    padded = np.pad(labels, reach)
+    padded = np.pad(np.ascontiguousarray(labels), reach)  # a volume read from a TIFF is in Fortran's order
     steps = np.array(padded.strides) // padded.itemsize
     where = np.stack(np.unravel_index(at, labels.shape)) + reach
     start = (where * steps[:, None]).sum(0)

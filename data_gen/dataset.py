@@ -342,7 +342,7 @@ def _described(value):
         return {"type": type(value).__name__} | {f.name: _described(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, Mapping):
         return {k: _described(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_described(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def split_indices(count: int, shares: Sequence[float], seed: int) -> list[list[int]]:

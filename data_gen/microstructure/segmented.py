@@ -43,8 +43,8 @@ class Segmented:
         check_number("n_classes", self.n_classes, 2, 255)
         if self.path is None or not Path(self.path).is_file():
             raise ValueError(
-                f"path={self.path and str(self.path)!r} must be a file with labels; with configs/generate_from_labels.json "
-                "give --labels_path FILE --labels_voxel_um NUMBER"
+                f"path={self.path and str(self.path)!r} must be a file with labels; with "
+                "configs/generate_from_labels.json give --labels_path FILE --labels_voxel_um NUMBER"
             )
         object.__setattr__(self, "path", str(self.path))  # plain JSON
         found = sha256(self.path)

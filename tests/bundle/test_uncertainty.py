@@ -74,6 +74,8 @@ def test_the_same_generator_gives_the_same_labels(perturb, labels):
     )
     assert first.tobytes() == again.tobytes() and first.tobytes() != other.tobytes()
     assert (first != labels).any()
+    fortran = perturb(np.asfortranarray(labels), np.random.default_rng(0))  # as read from a TIFF
+    np.testing.assert_array_equal(fortran, first)
 
 
 @pytest.mark.parametrize(

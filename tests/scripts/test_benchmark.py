@@ -32,3 +32,24 @@ def test_the_simulator_is_measured(root, tmp_path):
     assert stages["stage: projection"] > 0
     parts = sum(value for name, value in stages.items() if name != "stage: sum")
     assert parts == pytest.approx(stages["stage: sum"], rel=0.5)  # medians of two
+
+
+def test_the_generators_are_measured(root, tmp_path):
+    result = run(root, tmp_path, "generators", "--tiny", "--json", "g.json")
+    assert result.returncode == 0, result.stderr
+    rows = {row["item"]: row for row in json.loads((tmp_path / "g.json").read_text())["tables"]["256²"]}
+    assert "| NmcCathode | 1 |" in result.stdout
+    assert rows["NmcCathode: wall"]["median"] > 0 and rows["NmcCathode: CPU"]["median"] > 0
+    assert 0.05 < rows["NmcCathode: peak"]["median"] < 2  # the libraries alone take some 0.3 GB
+
+
+def test_the_properties_are_measured(root, tmp_path):
+    result = run(root, tmp_path, "quantify", "--tiny", "--json", "q.json")
+    assert result.returncode == 0, result.stderr
+    sections, against = json.loads((tmp_path / "q.json").read_text())["tables"].values()
+    seconds = {row["item"]: row["median"] for row in sections}
+    parts = sum(seconds[name] for name in ("interfaces", "chords", "thickness", "objects", "correlation"))
+    assert 0 < parts < seconds["all"]
+    assert [row["item"] for row in against if row["item"].endswith("ratio")] == [
+        "surface: ratio", "local thickness: ratio", "objects: ratio",
+    ]  # fmt: skip
