@@ -369,6 +369,35 @@ def _rescaled(affine: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
 # ------------------------------------------------------------------------------------------ checking
 
 
+def read_labels(
+    path: str | os.PathLike, voxel_size_um: float | Sequence[float] | None = None, names: Sequence[str] | None = None
+) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read a label volume in any format of ``read_volume``.
+
+    path, voxel_size_um: as in ``read_volume``; here the voxel size is needed.
+    names: of the classes, 0 first, or None.
+
+    Returns uint8 class numbers (x, y[, z]) and the voxel size [µm] of each axis. Raises ValueError for values that are
+    no class numbers 0 to 255, more than 32 of them, a class without a name, an unknown voxel size.
+    """
+    volume = read_volume(path, voxel_size_um)
+    if volume.affine is None:
+        raise ValueError(f"{path}: the file does not say its voxel size; give it with --voxel-size-um, in µm")
+    array = volume.array
+    low, high = array.min(), array.max()
+    if not (low >= 0 and high <= 255):  # also catches NaN
+        raise ValueError(f"{path}: holds {low} to {high}; labels are class numbers 0 to 255")
+    labels = array.astype(np.uint8)
+    if array.dtype.kind == "f" and not np.array_equal(labels, array):
+        raise ValueError(f"{path}: holds fractions of numbers; labels are whole class numbers")
+    present = np.unique(labels)
+    if len(present) > 32:
+        raise ValueError(f"{path}: holds {len(present)} different values; is it a grey scan? Segment it first")
+    if names and present[-1] >= len(names):
+        raise ValueError(f"{path}: holds class {present[-1]}; --names gives only {len(names)}")
+    return labels, volume.voxel_size_um
+
+
 def check_image(array: np.ndarray, name: str) -> None:
     """Check that an array can be segmented or measured.
 

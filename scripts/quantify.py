@@ -51,22 +51,7 @@ def read_labels(args: argparse.Namespace) -> tuple[np.ndarray, tuple[float, ...]
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out}: is a file; give a folder with --out")
     sizes = args.voxel_size_um
-    volume = volume_io.read_volume(args.labels, sizes[0] if sizes and len(sizes) == 1 else sizes)
-    if volume.affine is None:
-        raise ValueError(f"{args.labels}: the file does not say its voxel size; give it with --voxel-size-um, in µm")
-    array = volume.array
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 255):  # also catches NaN
-        raise ValueError(f"{args.labels}: holds {low} to {high}; labels are class numbers 0 to 255")
-    labels = array.astype(np.uint8)
-    if array.dtype.kind == "f" and not np.array_equal(labels, array):
-        raise ValueError(f"{args.labels}: holds fractions of numbers; labels are whole class numbers")
-    present = np.unique(labels)
-    if len(present) > 32:
-        raise ValueError(f"{args.labels}: holds {len(present)} different values; is it a grey scan? Segment it first")
-    if args.names and present[-1] >= len(args.names):
-        raise ValueError(f"{args.labels}: holds class {present[-1]}; --names gives only {len(args.names)}")
-    return labels, volume.voxel_size_um
+    return volume_io.read_labels(args.labels, sizes[0] if sizes and len(sizes) == 1 else sizes, args.names)
 
 
 def measure(args: argparse.Namespace, labels: np.ndarray, sizes: tuple[float, ...], staging: Path) -> dict:

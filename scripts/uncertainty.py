@@ -110,27 +110,13 @@ def read_labels(args: argparse.Namespace) -> tuple[np.ndarray, tuple[float, ...]
             f"--n {args.n}, --seed {args.seed}, --fwhm-px {args.fwhm_px:g}: must be at least 2, at least 0 and above 0"
         )
     sizes = args.voxel_size_um
-    volume = volume_io.read_volume(args.labels, sizes[0] if sizes and len(sizes) == 1 else sizes)
-    if volume.affine is None:
-        raise ValueError(f"{args.labels}: the file does not say its voxel size; give it with --voxel-size-um, in µm")
-    array = volume.array
-    low, high = array.min(), array.max()
-    if not (low >= 0 and high <= 255):  # also catches NaN
-        raise ValueError(f"{args.labels}: holds {low} to {high}; labels are class numbers 0 to 255")
-    labels = array.astype(np.uint8)
-    if array.dtype.kind == "f" and not np.array_equal(labels, array):
-        raise ValueError(f"{args.labels}: holds fractions of numbers; labels are whole class numbers")
-    present = np.unique(labels)
-    if len(present) > 32:
-        raise ValueError(f"{args.labels}: holds {len(present)} different values; is it a grey scan? Segment it first")
-    if len(present) < 2:
+    labels, sizes = volume_io.read_labels(args.labels, sizes[0] if sizes and len(sizes) == 1 else sizes, args.names)
+    if labels.min() == labels.max():
         raise ValueError(f"{args.labels}: holds one class only; there is no interface to move")
-    if args.names and present[-1] >= len(args.names):
-        raise ValueError(f"{args.labels}: holds class {present[-1]}; --names gives only {len(args.names)}")
-    args.names = args.names or [str(k) for k in range(present[-1] + 1)]
+    args.names = args.names or [str(k) for k in range(labels.max() + 1)]
     if unknown := sorted(set(args.tortuosity or ()) - set(args.names)):
         raise ValueError(f"--tortuosity {' '.join(unknown)}: must be among {', '.join(args.names)}")
-    return labels, volume.voxel_size_um
+    return labels, sizes
 
 
 def make_measure(args: argparse.Namespace, sizes: tuple[float, ...]) -> tuple[Callable, dict[str, tuple]]:
