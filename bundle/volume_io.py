@@ -533,6 +533,28 @@ def _json_default(value: object) -> object:
 
 
 @contextlib.contextmanager
+def staged_folder(out: str | os.PathLike, last: str) -> Iterator[Path]:
+    """Give a temporary folder inside ``out``; when the block ends well its files move to ``out``, ``last`` after all
+    others, so that it marks a whole result.
+
+    On any failure, Ctrl-C included, the temporary folder goes, and so do folders that were made for it.
+    """
+    out = Path(out)
+    made = [path for path in (out, *out.parents) if not path.exists()]
+    staging = out / f".tmp-{uuid.uuid4().hex[:8]}"
+    try:
+        staging.mkdir(parents=True)
+        yield staging
+        for path in sorted(staging.iterdir(), key=lambda path: (path.name == last, path.name)):
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        for path in made:  # what this run made and left empty
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+@contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path in the folder of ``path`` with the same suffixes; on success it takes the name
     ``path``.

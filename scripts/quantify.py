@@ -8,11 +8,8 @@ The labels are a TIFF, NIfTI, .npy or PNG file of class numbers 0, 1, 2 ..., or 
 
 import argparse
 import csv
-import os
-import shutil
 import sys
 import time
-import uuid
 from pathlib import Path
 
 import numpy as np
@@ -106,27 +103,18 @@ def print_table(found: dict, table: list[dict]) -> None:
 
 def main() -> int:
     args = parse_arguments()
-    made = [path for path in (args.out, *args.out.parents) if not path.exists()]
-    staging = args.out / f".tmp-{uuid.uuid4().hex[:8]}"
     try:
         labels, sizes = read_labels(args)
-        staging.mkdir(parents=True)
-        measure(args, labels, sizes, staging)
-        files = sorted((path.name for path in staging.iterdir()), key=lambda name: name == "properties.json")
-        for name in files:
-            os.replace(staging / name, args.out / name)
+        with volume_io.staged_folder(args.out, last="properties.json") as staging:
+            measure(args, labels, sizes, staging)
+            files = sorted(path.name for path in staging.iterdir())
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (OSError, ValueError, ImportError, MemoryError) as error:
         print(f"quantify.py: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for path in made:  # what this run made and left empty
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-    print(f"results: {args.out}/ ({', '.join(sorted(files))})")
+    print(f"results: {args.out}/ ({', '.join(files)})")
     return 0
 
 

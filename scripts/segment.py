@@ -7,12 +7,9 @@ The scan is a TIFF, NIfTI, .npy or PNG file, or a folder of TIFF or PNG slices.
 
 import argparse
 import json
-import os
 import platform
 import re
-import shutil
 import sys
-import uuid
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,13 +182,10 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
     return json.loads((staging / "report.json").read_text(encoding="utf-8"))
 
 
-def publish(staging: Path, out: Path) -> None:
-    """Move the results to their names, the report last; what only an earlier run wrote would not fit them."""
-    fresh = {path.name for path in staging.iterdir()}
-    for name in _files_of_report(out / "report.json") - fresh:
+def remove_stale(staging: Path, out: Path) -> None:
+    """Remove what only an earlier run wrote and what would not fit the new results."""
+    for name in _files_of_report(out / "report.json") - {path.name for path in staging.iterdir()}:
         (out / name).unlink(missing_ok=True)
-    for name in sorted(fresh, key=lambda name: name == "report.json"):
-        os.replace(staging / name, out / name)
 
 
 def _files_of_report(path: Path) -> set[str]:
@@ -217,24 +211,17 @@ def _one_line(error: BaseException) -> str:
 
 def main() -> int:
     args = parse_arguments()
-    made = [path for path in (args.out, *args.out.parents) if not path.exists()]
-    staging = args.out / f".tmp-{uuid.uuid4().hex[:8]}"
     try:
         volume = check_arguments(args)
-        staging.mkdir(parents=True)
-        report = segment_scan(args, volume, staging)
-        publish(staging, args.out)
+        with volume_io.staged_folder(args.out, last="report.json") as staging:
+            report = segment_scan(args, volume, staging)
+            remove_stale(staging, args.out)
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (OSError, ValueError, MemoryError) as error:
         print(f"segment.py: {_one_line(error)}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for path in made:  # what this run made and left empty
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
     print_report(report, args.out)
     return 0
 

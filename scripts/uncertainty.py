@@ -11,11 +11,8 @@ by a smooth random field (shift), or by voxels that spread into their neighbourh
 import argparse
 import csv
 import math
-import os
-import shutil
 import sys
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -310,29 +307,20 @@ def write_results(report: dict, labels: np.ndarray, differs: np.ndarray, folder:
 
 def main() -> int:
     args = parse_arguments()
-    made = [path for path in (args.out, *args.out.parents) if not path.exists()]
-    staging = args.out / f".tmp-{uuid.uuid4().hex[:8]}"
     try:
         labels, sizes = read_labels(args)
-        staging.mkdir(parents=True)
-        report, differs = measure_all(args, labels, sizes)
-        write_results(report, labels, differs, staging)
-        print_table(report)
-        files = sorted((path.name for path in staging.iterdir()), key=lambda name: name == "uncertainty.json")
-        for name in files:
-            os.replace(staging / name, args.out / name)
+        with volume_io.staged_folder(args.out, last="uncertainty.json") as staging:
+            report, differs = measure_all(args, labels, sizes)
+            write_results(report, labels, differs, staging)
+            print_table(report)
+            files = sorted(path.name for path in staging.iterdir())
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (OSError, ValueError, ImportError, MemoryError) as error:
         print(f"uncertainty.py: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        for path in made:  # what this run made and left empty
-            if path.is_dir() and not any(path.iterdir()):
-                path.rmdir()
-    print(f"results: {args.out}/ ({', '.join(sorted(files))})")
+    print(f"results: {args.out}/ ({', '.join(files)})")
     return 0
 
 
