@@ -110,7 +110,7 @@ def read_volume(path: str | os.PathLike, voxel_size_um: float | Sequence[float] 
     except (PermissionError, MemoryError):
         raise
     except Exception as error:  # libraries raise anything from zlib.error to struct.error on a damaged file
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = one_line(error)
         raise ValueError(f"{path}: {reason}") from error
     return Volume(array, affine, path)
 
@@ -367,6 +367,11 @@ def _rescaled(affine: np.ndarray, sizes: tuple[float, ...]) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------------ checking
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks, or its name where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def read_labels(

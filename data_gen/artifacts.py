@@ -19,10 +19,10 @@ import numpy as np
 from scipy.special import xlogy
 
 from data_gen.geometry import Views
-from data_gen.parameters import Range, check_number, check_range, draw
+from data_gen.parameters import Range, check_number, check_range, check_ranges, draw_ranges
+from data_gen.units import SIGMA_PER_FWHM
 
 SIGNAL_FLOOR = 1e-6  # least signal that an error that subtracts leaves, so that −ln exists
-_SIGMA_PER_FWHM = 1 / math.sqrt(8 * math.log(2))
 _KEV_CM = 12.398419843e-8  # h c [keV cm]: the wavelength of a photon is this by its energy
 _GROWTH_WIDTH = 0.05  # share of the scan over which the logistic function rises from 0.5 to 0.73
 _STUCK_LEVELS = (0.1, 1.0)
@@ -63,15 +63,17 @@ class Motion:
     growth_centre: Range = 0.5
 
     def __post_init__(self):
-        _check_ranges(
+        check_ranges(
             self,
-            drift_px=(0, 1000, "px"),
-            jitter_px=(0, 100, "px"),
-            jump_px=(0, 1000, "px"),
-            rotation_drift_deg=(-30, 30, "°"),
-            rotation_jitter_deg=(0, 30, "°"),
-            growth=(-0.5, 1, ""),
-            growth_centre=(0, 1, ""),
+            [
+                ("drift_px", 0, 1000, "px"),
+                ("jitter_px", 0, 100, "px"),
+                ("jump_px", 0, 1000, "px"),
+                ("rotation_drift_deg", -30, 30, "°"),
+                ("rotation_jitter_deg", 0, 30, "°"),
+                ("growth", -0.5, 1),
+                ("growth_centre", 0, 1),
+            ],
         )
         object.__setattr__(self, "n_jumps", _check_count("n_jumps", self.n_jumps, 1000))
         if self.growth_profile not in ("sigmoid", "linear"):
@@ -79,9 +81,9 @@ class Motion:
 
     def draw(self, rng: np.random.Generator) -> dict:
         """The parameters of one scan: those of the constructor, ``drift_direction_deg`` and ``seed``."""
-        return _draw_ranges(self, rng, "drift_px", "jitter_px", "jump_px") | {
+        return draw_ranges(self, ["drift_px", "jitter_px", "jump_px"], rng) | {
             "n_jumps": _draw_count(self.n_jumps, rng),
-            **_draw_ranges(self, rng, "rotation_drift_deg", "rotation_jitter_deg", "growth", "growth_centre"),
+            **draw_ranges(self, ["rotation_drift_deg", "rotation_jitter_deg", "growth", "growth_centre"], rng),
             "growth_profile": self.growth_profile,
             "drift_direction_deg": float(rng.uniform(0, 360)),
             "seed": _draw_seed(rng),
@@ -203,11 +205,11 @@ class Stripes:
     unresponsive_share: Range = 0.0
 
     def __post_init__(self):
-        _check_ranges(self, **dict.fromkeys(self.__dataclass_fields__, (0, 1, "")))
+        check_ranges(self, ((name, 0, 1) for name in self.__dataclass_fields__))
 
     def draw(self, rng: np.random.Generator) -> dict:
         """The parameters of one scan: those of the constructor, and ``seed``."""
-        return _draw_ranges(self, rng, *self.__dataclass_fields__) | {"seed": _draw_seed(rng)}
+        return draw_ranges(self, self.__dataclass_fields__, rng) | {"seed": _draw_seed(rng)}
 
 
 def add_stripes(signal: np.ndarray, parameters: dict, out: np.ndarray | None = None) -> np.ndarray:
@@ -301,13 +303,13 @@ class Scatter:
     source: str = "object"
 
     def __post_init__(self):
-        _check_ranges(self, fraction=(0, 5, ""), fwhm_px=(0, 1e5, "px"))
+        check_ranges(self, [("fraction", 0, 5), ("fwhm_px", 0, 1e5, "px")])
         if self.source not in ("object", "glare"):
             raise ValueError(f"source={self.source!r} is unknown; known: object, glare")
 
     def draw(self, rng: np.random.Generator) -> dict:
         """``fraction``, ``fwhm_px`` and ``source`` of one scan."""
-        return _draw_ranges(self, rng, "fraction", "fwhm_px") | {"source": self.source}
+        return draw_ranges(self, ["fraction", "fwhm_px"], rng) | {"source": self.source}
 
 
 def add_scatter(signal: np.ndarray, parameters: dict, out: np.ndarray | None = None) -> np.ndarray:
@@ -360,12 +362,12 @@ class ExposureDrift:
     n_top_ups: int | tuple[int, int] = 0
 
     def __post_init__(self):
-        _check_ranges(self, walk_sd=(0, 1, ""), decay=(0, 0.9, ""))
+        check_ranges(self, [("walk_sd", 0, 1), ("decay", 0, 0.9)])
         object.__setattr__(self, "n_top_ups", _check_count("n_top_ups", self.n_top_ups, 10000))
 
     def draw(self, rng: np.random.Generator) -> dict:
         """The parameters of one scan: those of the constructor, and ``seed``."""
-        return _draw_ranges(self, rng, "walk_sd", "decay") | {
+        return draw_ranges(self, ["walk_sd", "decay"], rng) | {
             "n_top_ups": _draw_count(self.n_top_ups, rng),
             "seed": _draw_seed(rng),
         }
@@ -415,11 +417,11 @@ class Propagation:
     distance_mm: Range = 0.0
 
     def __post_init__(self):
-        _check_ranges(self, distance_mm=(0, 1e5, "mm"))
+        check_ranges(self, [("distance_mm", 0, 1e5, "mm")])
 
     def draw(self, rng: np.random.Generator) -> dict:
         """``distance_mm`` of one scan."""
-        return _draw_ranges(self, rng, "distance_mm")
+        return draw_ranges(self, ["distance_mm"], rng)
 
 
 def fresnel_number(
@@ -529,11 +531,11 @@ class Zernike:
     fwhm_px: Range = 30.0
 
     def __post_init__(self):
-        _check_ranges(self, alpha=(0, 1, ""), fwhm_px=(0, 1e5, "px"))
+        check_ranges(self, [("alpha", 0, 1), ("fwhm_px", 0, 1e5, "px")])
 
     def draw(self, rng: np.random.Generator) -> dict:
         """``alpha`` and ``fwhm_px`` of one scan."""
-        return _draw_ranges(self, rng, "alpha", "fwhm_px")
+        return draw_ranges(self, ["alpha", "fwhm_px"], rng)
 
 
 def add_halo(sinogram: np.ndarray, parameters: dict, out: np.ndarray | None = None) -> np.ndarray:
@@ -568,7 +570,7 @@ class _Blur:
     """
 
     def __init__(self, shape: tuple[int, ...], fwhm_px: float):
-        modes, gains = zip(*(_cosine_modes(n, fwhm_px * _SIGMA_PER_FWHM) for n in (*shape, 1)[:2]), strict=True)
+        modes, gains = zip(*(_cosine_modes(n, fwhm_px * SIGMA_PER_FWHM) for n in (*shape, 1)[:2]), strict=True)
         (self.detector_modes, self.slice_modes), self.gains = modes, np.outer(*gains).astype(np.float32)
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
@@ -626,12 +628,6 @@ def _unchanged(data: np.ndarray, out: np.ndarray | None) -> np.ndarray:
     return out
 
 
-def _check_ranges(recipe, **bounds: tuple[float, float, str]) -> None:
-    """Check a recipe's ranges against (low, high, unit) and keep them as floats or tuples."""
-    for name, (low, high, unit) in bounds.items():
-        object.__setattr__(recipe, name, check_range(name, getattr(recipe, name), low, high, unit))
-
-
 def _check_count(name: str, value, high: int) -> int | tuple[int, int]:
     """As ``check_range``, for integers from 0."""
     values = value if isinstance(value, (list, tuple)) else [value]
@@ -639,10 +635,6 @@ def _check_count(name: str, value, high: int) -> int | tuple[int, int]:
         raise ValueError(f"{name}={value!r} must be an integer or a rising pair of integers")
     checked = check_range(name, value, 0, high)
     return tuple(int(v) for v in checked) if isinstance(checked, tuple) else int(checked)
-
-
-def _draw_ranges(recipe, rng: np.random.Generator, *names: str) -> dict[str, float]:
-    return {name: draw(getattr(recipe, name), rng) for name in names}
 
 
 def _draw_count(value: int | tuple[int, int], rng: np.random.Generator) -> int:

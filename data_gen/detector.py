@@ -10,14 +10,13 @@ from scipy.ndimage import correlate1d
 from scipy.optimize import brentq
 
 from data_gen.materials import Material, material
-from data_gen.parameters import Range, check_number, check_range, draw, upper
+from data_gen.parameters import Range, check_number, check_ranges, draw, draw_ranges, upper
 from data_gen.spectrum import Spectrum
+from data_gen.units import CM_PER_UM, SIGMA_PER_FWHM
 
 RESPONSES = ("energy_integrating", "photon_counting")
 FLOOR_NOISELESS = 1e-6  # smallest transmission that a detector without a photon budget reports
 _FULL_SCALE = 2.0  # of the open beam, where no full well is given
-_CM_PER_UM = 1e-4
-_SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 _EXACT_BELOW = 100  # quanta
 _VALUES_PER_CHUNK = 2**17  # 0.5 MB in float32: a chunk and its temporaries stay in the cache
 
@@ -96,10 +95,9 @@ class Detector:
     zingers: Range = 0.0
 
     def __post_init__(self):
-        for name, (low, high, unit) in _RANGES.items():
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, high, unit))
+        check_ranges(self, ((name, *limits) for name, limits in _RANGES.items()))
         if self.photons is not None:
-            object.__setattr__(self, "photons", check_range("photons", self.photons, 1, 1e12, "photons"))
+            check_ranges(self, [("photons", 1, 1e12, "photons")])
         if self.response not in RESPONSES:
             raise ValueError(f"response={self.response!r} is unknown; known: {', '.join(RESPONSES)}")
         if (self.scintillator is None) != (self.scintillator_um is None):
@@ -149,7 +147,7 @@ class Detector:
         energies = np.asarray(energies_kev, dtype=float)
         if self.scintillator is None:
             return np.ones(energies.shape)
-        depth = material(self.scintillator).attenuation_1_cm(energies) * self.scintillator_um * _CM_PER_UM
+        depth = material(self.scintillator).attenuation_1_cm(energies) * self.scintillator_um * CM_PER_UM
         return -np.expm1(-depth)
 
     def weights(self, spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
@@ -175,7 +173,7 @@ class Detector:
     def draw(self, rng: np.random.Generator) -> dict[str, float | int | None]:
         """The parameters of one scan, plain numbers: all that may be a range, and the seed of every random pattern."""
         photons = None if self.photons is None else draw(self.photons, rng)
-        drawn = {name: draw(getattr(self, name), rng) for name in _RANGES}
+        drawn = draw_ranges(self, _RANGES, rng)
         return {"photons": photons, **drawn, "seed": int(rng.integers(2**32))}
 
     def detect(
@@ -388,7 +386,7 @@ def _kernel(fwhm_px: float) -> np.ndarray | None:
     Samples of a Gaussian of that very width are too narrow where σ is below 0.6 pixels, and the cut takes 0.1 % of the
     variance: so the width that is sampled is found from the variance that is wanted.
     """
-    sigma = fwhm_px * _SIGMA_PER_FWHM
+    sigma = fwhm_px * SIGMA_PER_FWHM
     if sigma < 1e-3:  # 3 taps of which the outer ones are 5e-7
         return None
     place = np.arange(-int(np.ceil(4 * sigma)) - 1, int(np.ceil(4 * sigma)) + 2)

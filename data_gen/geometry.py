@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data_gen.parameters import Range, check_number, check_range, draw
+from data_gen.parameters import Range, check_number, check_ranges, draw_ranges
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,11 @@ class ParallelBeam:
         if type(self.n_angles) is not int or not 1 <= self.n_angles <= 20000:
             raise ValueError(f"n_angles={self.n_angles!r} must be an integer in [1, 20000]")
         check_number("angular_range_deg", self.angular_range_deg, 1, 360, "°")
-        for name, bound, unit in (("start_angle_deg", 360, "°"), ("centre_offset_px", 1000, "px")):
-            object.__setattr__(self, name, check_range(name, getattr(self, name), -bound, bound, unit))
+        check_ranges(self, [("start_angle_deg", -360, 360, "°"), ("centre_offset_px", -1000, 1000, "px")])
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The parameters of one scan."""
-        return {name: draw(getattr(self, name), rng) for name in ("start_angle_deg", "centre_offset_px")}
+        return draw_ranges(self, ("start_angle_deg", "centre_offset_px"), rng)
 
     def angles_rad(self, parameters: dict[str, float]) -> np.ndarray:
         """[rad] angles that the reconstruction takes the views to have, float64 (n_angles,)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Real
 
 import numpy as np
@@ -38,6 +38,17 @@ def check_range(name: str, value: Range, low: float, high: float, unit: str = ""
     return float(values[0]) if len(values) == 1 else (float(values[0]), float(values[1]))
 
 
+def check_ranges(recipe, bounds: Iterable[tuple]) -> None:
+    """``check_range`` on several arguments of a frozen dataclass, which keeps them as floats or tuples.
+
+    Args:
+        recipe: the dataclass's instance, in its ``__post_init__``.
+        bounds: for each argument (name, low, high[, unit]).
+    """
+    for name, *limits in bounds:
+        object.__setattr__(recipe, name, check_range(name, getattr(recipe, name), *limits))
+
+
 def check_number(name: str, value: float, low: float, high: float, unit: str = "") -> float:
     """As ``check_range``, for an argument that is never drawn: a single number."""
     if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value):
@@ -58,3 +69,8 @@ def lower(value: Range) -> float:
 def draw(value: Range, rng: np.random.Generator) -> float:
     """One value of a checked range: itself where it is fixed, uniform between its ends where it is not."""
     return float(rng.uniform(*value)) if isinstance(value, tuple) else value
+
+
+def draw_ranges(recipe, names: Iterable[str], rng: np.random.Generator) -> dict[str, float]:
+    """``draw`` on several checked arguments of a recipe, in that order."""
+    return {name: draw(getattr(recipe, name), rng) for name in names}

@@ -115,7 +115,7 @@ def backproject(
     return out
 
 
-ASTRA_FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann", "parzen")  # the ones ASTRA 2.5 scales correctly
+FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann", "parzen")  # the ones ASTRA 2.5 scales correctly
 
 
 def astra_fbp(
@@ -131,7 +131,7 @@ def astra_fbp(
         sinogram: (angles, detectors, slices).
         angles_rad: [rad] (angles,), equally spaced over 180° or 360°.
         shape: (x, y, slices) of the result.
-        filter_name: one of ``ASTRA_FILTERS``.
+        filter_name: one of ``FILTERS``.
         progress: wraps the iterable of slices, e.g. tqdm.
 
     Returns:

@@ -14,15 +14,15 @@ from scipy import fft
 
 from data_gen import projection
 from data_gen.parameters import check_number
+from data_gen.projection import FILTERS
 from data_gen.ray_kernels import LANES
 
-FILTERS = ("ram-lak", "shepp-logan", "cosine", "hamming", "hann", "parzen")
 PADDINGS = ("zero", "edge")
 RING_FILTERS = ("sorting", "filtering", "all")
 
 _VIEWS = 16  # filtered at a time: with 16 slices of 768 samples 0.8 MB, which stays in the cache
-_TAPER_RAD = np.deg2rad(10)  # least fall of the weights at the ends of a fan's scan (Noo et al., as below)
 _KEV_UM = 1.239841984e-3  # h c: wavelength [µm] times photon energy [keV]
+_TAPER_RAD = np.deg2rad(10)  # least fall of the weights at the ends of a fan's scan (Noo et al., as below)
 
 
 @dataclass(frozen=True)

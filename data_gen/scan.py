@@ -27,13 +27,13 @@ from data_gen.artifacts import (
 from data_gen.detector import Detector, penumbra_px
 from data_gen.geometry import ConeBeam, ParallelBeam, Views
 from data_gen.materials import Material
-from data_gen.parameters import Range, check_range, draw
+from data_gen.parameters import Range, check_ranges, draw
 from data_gen.projection import BACKENDS, astra_fbp, astra_fdk, forward
 from data_gen.ray_kernels import LANES, beer_lambert
 from data_gen.reconstruction import CGLS, FBP, RING_FILTERS, SIRT, Paganin, remove_rings
 from data_gen.spectrum import Source, Spectrum, Tube
+from data_gen.units import CM_PER_UM
 
-_CM_PER_UM = 1e-4
 _OPAQUE = 2.0**-125  # beer_lambert ends at 2⁻¹²⁶
 _PARTS = {
     "source": get_args(Source),
@@ -183,7 +183,7 @@ class Scanner:
         ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown; known: {', '.join(map(str, known))}")
-        object.__setattr__(self, "noise_sd", check_range("noise_sd", self.noise_sd, 0, 10))
+        check_ranges(self, [("noise_sd", 0, 10)])
         if self.paganin is not None and self.propagation is None:
             raise ValueError("paganin needs propagation: without it there is no phase to retrieve")
         if isinstance(self.geometry, ConeBeam) and not isinstance(self.reconstruction, FBP):
@@ -344,21 +344,8 @@ class Scanner:
             distance=None if distance is None else distance * q,
             backend=self.backend,
         )
-        energies = self.spectrum.energies_kev
-        first, second = self.detector.weights(self.spectrum)
-        attenuation = np.stack([m.attenuation_1_cm(energies) for m in materials])
-        if np.array_equal(attenuation.min(0), attenuation.max(0)):
-            raise ValueError(
-                "all phases have the same attenuation: a scan cannot tell them apart; choose other materials"
-            )
-        noisy = self.detector.photons is not None and self.detector.response == "energy_integrating"
-        sums = np.stack([first, second]) if noisy and len(first) > 1 else first
-        weights, attenuation = merge_energies(sums, attenuation)
-        decrements = None
-        if self.propagation is not None:
-            decrements = np.stack([m.decrement(energies) @ first for m in materials])
-
-        pixel_cm = voxel_size_um / q * _CM_PER_UM
+        weights, attenuation, decrements, open_second = self._energies(materials)
+        pixel_cm = voxel_size_um / q * CM_PER_UM
         out: list[np.ndarray] = []
         blocks = range(0, 1 if cone else stack.shape[3], LANES)
         for start in tqdm(blocks, desc="projecting", leave=False, disable=not progress):
@@ -395,8 +382,28 @@ class Scanner:
             signal=out[0],
             second=out[1] if weights.ndim == 2 else None,
             decrement_cm=None if decrements is None else out[-1],
-            open_second=float(second.sum()),
+            open_second=open_second,
         )
+
+    def _energies(self, materials: Sequence[Material]) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, float]:
+        """Joined weights and attenuation, decrements where they count, ``open_second``; the same for every sample."""
+        known = self.__dict__.setdefault("_known_energies", {})
+        key = repr(materials)
+        if key not in known:
+            energies = self.spectrum.energies_kev
+            first, second = self.detector.weights(self.spectrum)
+            attenuation = np.stack([m.attenuation_1_cm(energies) for m in materials])
+            if np.array_equal(attenuation.min(0), attenuation.max(0)):
+                raise ValueError(
+                    "all phases have the same attenuation: a scan cannot tell them apart; choose other materials"
+                )
+            noisy = self.detector.photons is not None and self.detector.response == "energy_integrating"
+            sums = np.stack([first, second]) if noisy and len(first) > 1 else first
+            decrements = None
+            if self.propagation is not None:
+                decrements = np.stack([m.decrement(energies) @ first for m in materials])
+            known[key] = (*merge_energies(sums, attenuation), decrements, float(second.sum()))
+        return known[key]
 
     def measure(self, beam: Projections, parameters: dict, voxel_size_um: float, progress: bool = False) -> np.ndarray:
         """The line integrals that the scan gives, −ln of the corrected signal, with every artefact on the way.
@@ -476,13 +483,15 @@ class Scanner:
             volume = astra_fdk(sinogram, angles_rad, whole, distance)
         else:
             volume = self.reconstruction.reconstruct(sinogram, angles_rad, whole, distance, bar)
-        volume *= np.float32(1 / (voxel_size_um * _CM_PER_UM))
+        volume *= np.float32(1 / (voxel_size_um * CM_PER_UM))
         return volume
 
     def _normalise(self, image: np.ndarray, noise_sd: float, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
         low, high = 0.0, 1.0
         if self.normalisation != "none":
-            low, high = (float(v) for v in np.percentile(image, NORMALISATIONS[self.normalisation]))
+            whole = self.normalisation == "range"  # percentiles would copy and partition the volume to find its ends
+            ends = (image.min(), image.max()) if whole else np.percentile(image, NORMALISATIONS[self.normalisation])
+            low, high = (float(v) for v in ends)
         image = (image - np.float32(low)) / np.float32(high - low)
         if noise_sd:
             image += np.float32(noise_sd) * rng.standard_normal(image.shape, dtype=np.float32)

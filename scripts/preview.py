@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bundle.pictures import class_histogram, class_legend, label_colours, palette, scale_bar, show, to_grey  # noqa: E402
-from bundle.volume_io import atomic_path, check_image, read_volume, write_json  # noqa: E402
+from bundle.volume_io import atomic_path, check_image, one_line, read_volume, write_json  # noqa: E402
 from data_gen import likeness  # noqa: E402
 from data_gen.dataset import SyntheticDataset  # noqa: E402
 from data_gen.image_quality import (  # noqa: E402
@@ -73,7 +73,7 @@ def read_dataset(args: argparse.Namespace) -> SyntheticDataset:
     try:
         parser.read_config([str(path) for path in args.recipe])
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{args.recipe[0]}: is no readable config: {_one_line(error)}") from error
+        raise ValueError(f"{args.recipe[0]}: is no readable config: {one_line(error)}") from error
     if "dataset" not in parser:
         raise ValueError(f"{args.recipe[0]}: has no dataset; give a config that generates data, and overlays after it")
     if args.shape:
@@ -87,7 +87,7 @@ def read_dataset(args: argparse.Namespace) -> SyntheticDataset:
     try:
         dataset = parser.get_parsed_content("dataset")
     except Exception as error:  # a config may call anything
-        raise ValueError(f"{args.recipe[-1]}: {_one_line(_cause(error))}") from error
+        raise ValueError(f"{args.recipe[-1]}: {one_line(_cause(error))}") from error
     if not isinstance(dataset, SyntheticDataset):
         raise ValueError(f"{args.recipe[0]}: dataset is a {type(dataset).__name__}, no SyntheticDataset")
     return dataset
@@ -345,10 +345,6 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def main() -> int:
     args = parse_arguments()
     try:
@@ -357,7 +353,7 @@ def main() -> int:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (OSError, ValueError, MemoryError) as error:
-        print(f"preview.py: {_one_line(error)}", file=sys.stderr)
+        print(f"preview.py: {one_line(error)}", file=sys.stderr)
         return 2
     if rows:
         print(table_text(rows))

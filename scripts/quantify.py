@@ -112,7 +112,7 @@ def main() -> int:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (OSError, ValueError, ImportError, MemoryError) as error:
-        print(f"quantify.py: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"quantify.py: {volume_io.one_line(error)}", file=sys.stderr)
         return 2
     print(f"results: {args.out}/ ({', '.join(files)})")
     return 0

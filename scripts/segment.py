@@ -76,7 +76,7 @@ def read_config(args: argparse.Namespace) -> dict:
     try:
         parser.read_config(str(args.config))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{args.config}: is no readable config: {_one_line(error)}") from error
+        raise ValueError(f"{args.config}: is no readable config: {volume_io.one_line(error)}") from error
     parser["bundle_root"] = str(ROOT)
     missing = [key for key in CONFIG_KEYS if key not in parser]
     if missing:
@@ -91,7 +91,7 @@ def read_config(args: argparse.Namespace) -> dict:
             config[key] = parser.get_parsed_content(key)
         except Exception as error:  # a config may call anything
             cause = error.__cause__ or error
-            raise ValueError(f"{args.config}: {key}: {_one_line(cause)}") from error
+            raise ValueError(f"{args.config}: {key}: {volume_io.one_line(cause)}") from error
     names = config["class_names"]
     if not (isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)):
         raise ValueError(f"{args.config}: class_names {names!r} must be a list of two or more names")
@@ -107,7 +107,7 @@ def choose_device(name: str):
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"--device {name}: {_one_line(error)}; give auto, cpu or cuda") from error
+        raise ValueError(f"--device {name}: {volume_io.one_line(error)}; give auto, cpu or cuda") from error
     return device
 
 
@@ -205,10 +205,6 @@ def print_report(report: dict, out: Path) -> None:
     print(f"\n{speed}\nresults: {out}/ ({', '.join(report['files'])})")
 
 
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def main() -> int:
     args = parse_arguments()
     try:
@@ -220,7 +216,7 @@ def main() -> int:
         print("interrupted: nothing was written", file=sys.stderr)
         return 130
     except (OSError, ValueError, MemoryError) as error:
-        print(f"segment.py: {_one_line(error)}", file=sys.stderr)
+        print(f"segment.py: {volume_io.one_line(error)}", file=sys.stderr)
         return 2
     print_report(report, args.out)
     return 0

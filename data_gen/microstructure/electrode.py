@@ -13,7 +13,7 @@ from data_gen.microstructure.particle_list import Nearest, ParticleList, _in_3d
 from data_gen.microstructure.particles import check_sizes, nominal_fraction, packed_particles, semi_axes
 from data_gen.microstructure.random_field import TILE_CORRELATION, noise_tile, rank_threshold, smooth_field
 from data_gen.microstructure.spheres import draw_radii
-from data_gen.parameters import Range, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_ranges, draw, draw_ranges, lower, upper
 
 PORE, ACTIVE, CBD = 0, 1, 2
 _FRACTIONS = (("active_fraction", 0.3, 0.95), ("cbd_fraction", 0, 0.5), ("pore_fraction", 0, 0.6))
@@ -136,10 +136,7 @@ class NmcCathode:
     n_classes = 3
 
     def __post_init__(self):
-        for name, low, high in _FRACTIONS:
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, high))
-        for name, low, high, unit in _RANGES:
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, high, unit))
+        check_ranges(self, (*_FRACTIONS, *_RANGES))
         low, high = self._active_range()
         if low > high + 1e-9:
             raise ValueError(
@@ -170,7 +167,7 @@ class NmcCathode:
         )
         drawn = {"active_fraction": active, "cbd_fraction": cbd, "pore_fraction": 1 - active - cbd}
         per_particle = ("aspect", "void_size")
-        return drawn | {name: draw(getattr(self, name), rng) for name, *_ in _RANGES if name not in per_particle}
+        return drawn | draw_ranges(self, (name for name, *_ in _RANGES if name not in per_particle), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict, rng: np.random.Generator

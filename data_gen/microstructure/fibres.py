@@ -9,7 +9,7 @@ import numpy as np
 
 from data_gen.microstructure.phase_fields import gaussian_field, grid, percolating_share, sample_field
 from data_gen.microstructure.spheres import ball_volume
-from data_gen.parameters import Range, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_ranges, draw_ranges, lower, upper
 
 _STEP = 2.0  # radii between two points of a centreline
 _REACH = 1.6  # radii up to which the distance to a centreline is known: the rank may move a surface by 0.6 radii
@@ -63,9 +63,7 @@ class Fibres:
     impurity_radius_um: Range = (0.15, 0.3)
 
     def __post_init__(self):
-        for f in fields(self):
-            if f.name != "axis":
-                object.__setattr__(self, f.name, check_range(f.name, getattr(self, f.name), *_LIMITS[f.name]))
+        check_ranges(self, ((f.name, *_LIMITS[f.name]) for f in fields(self) if f.name != "axis"))
         if type(self.axis) is not int or self.axis not in (0, 1, 2):
             raise ValueError(f"axis={self.axis!r} must be 0, 1 or 2")
         total = sum(upper(getattr(self, n)) for n in ("fibre_fraction", "deposit_fraction", "impurity_fraction"))
@@ -110,7 +108,7 @@ class Fibres:
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The parameters of one sample."""
-        return {f.name: draw(getattr(self, f.name), rng) for f in fields(self) if f.name != "axis"}
+        return draw_ranges(self, (f.name for f in fields(self) if f.name != "axis"), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict[str, float], rng: np.random.Generator

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.spatial import ConvexHull
 
 from data_gen.microstructure.spheres import draw_radii, pack
-from data_gen.parameters import Range, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_ranges, draw, lower, upper
 
 MIN_VOXELS = 2.0  # what walls and struts must be expected to have
 LEAK_VOXELS = 3**0.5  # a thinner wall can be crossed by one step between voxels that share a corner
@@ -71,19 +71,18 @@ class Foam:
     n_classes = 2
 
     def __post_init__(self):
-        for name, low, high, unit in (
+        bounds = (
             ("cell_diameter_um", 1e-3, 1e6, "µm"),
-            ("cell_cv", 0, 0.6, ""),
+            ("cell_cv", 0, 0.6),
             ("wall_um", 1e-5, 1e5, "µm"),
             ("strut_um", 1e-5, 1e5, "µm"),
-            ("porosity", 0.5, 0.97, ""),
-            ("broken_windows", 0, 1, ""),
-            ("strut_concavity", 0, 1, ""),
-            ("elongation", 0.5, 2, ""),
-            ("gradient", 0, 0.5, ""),
-        ):
-            if name != "porosity" or self.porosity is not None:
-                object.__setattr__(self, name, check_range(name, getattr(self, name), low, high, unit))
+            ("porosity", 0.5, 0.97),
+            ("broken_windows", 0, 1),
+            ("strut_concavity", 0, 1),
+            ("elongation", 0.5, 2),
+            ("gradient", 0, 0.5),
+        )
+        check_ranges(self, (bound for bound in bounds if getattr(self, bound[0]) is not None or bound[0] != "porosity"))
         if type(self.rise_axis) is not int or self.rise_axis not in (0, 1, 2):
             raise ValueError(f"rise_axis={self.rise_axis!r} must be 0, 1 or 2")
         if type(self.periodic) is not bool:

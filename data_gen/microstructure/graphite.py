@@ -12,7 +12,7 @@ from data_gen.microstructure.particle_list import Nearest, ParticleList
 from data_gen.microstructure.particles import check_sizes, nominal_fraction, packed_particles, semi_axes
 from data_gen.microstructure.random_field import rank_threshold
 from data_gen.microstructure.spheres import draw_radii
-from data_gen.parameters import Range, check_range, draw, upper
+from data_gen.parameters import Range, check_ranges, draw_ranges, upper
 
 PORE, GRAPHITE, THIRD = 0, 1, 2
 _THIRDS = ("none", "silicon", "binder")
@@ -86,8 +86,7 @@ class GraphiteAnode:
     binder_um: Range = (0.4, 0.8)
 
     def __post_init__(self):
-        for name, low, high, unit in _RANGES:
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, high, unit))
+        check_ranges(self, _RANGES)
         if self.third not in _THIRDS:
             raise ValueError(f"third={self.third!r} must be one of {_THIRDS}")
         solid = upper(self.graphite_fraction) + (upper(self.third_fraction) if self.third != "none" else 0)
@@ -111,7 +110,7 @@ class GraphiteAnode:
 
     def draw(self, rng: np.random.Generator) -> dict:
         """The parameters of one sample; ``aspect`` stays a range."""
-        return {name: draw(getattr(self, name), rng) for name, *_ in _RANGES if name != "aspect"}
+        return draw_ranges(self, (name for name, *_ in _RANGES if name != "aspect"), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict, rng: np.random.Generator

@@ -9,7 +9,7 @@ from math import gcd
 import numpy as np
 
 from data_gen.microstructure.phase_fields import gaussian_field, grid, sample_field
-from data_gen.parameters import Range, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_range, check_ranges, draw, lower, upper
 
 _QUANTA = 16  # a slab starts and ends at these parts of the box, at any (odd) supersampling: the same slab in µm
 _KEYS = {"generator", "classes", "thickness_um", "roughness_um", "correlation_um"}
@@ -49,8 +49,7 @@ class Layers:
     def __post_init__(self):
         if type(self.axis) is not int or not -3 <= self.axis <= 2:
             raise ValueError(f"axis={self.axis!r} must be an axis of the volume: 0, 1, 2 or -1")
-        for name, low in (("roughness_um", 0), ("correlation_um", 1e-4)):
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, 1e5, "µm"))
+        check_ranges(self, [("roughness_um", 0, 1e5, "µm"), ("correlation_um", 1e-4, 1e5, "µm")])
         if not isinstance(self.layers, (list, tuple)) or not self.layers:
             raise ValueError(f"layers={self.layers!r} must be a list of at least one layer")
         checked = tuple(self._check_layer(k, layer) for k, layer in enumerate(self.layers))

@@ -12,7 +12,7 @@ from data_gen.microstructure.packing import choose_window, pack_ellipsoids, thin
 from data_gen.microstructure.particle_list import ParticleList, draw_rotations, ellipsoids
 from data_gen.microstructure.random_field import rank_threshold
 from data_gen.microstructure.spheres import ball_volume, draw_radii
-from data_gen.parameters import Range, check_number, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_number, check_ranges, draw_ranges, lower, upper
 
 PACKED = {2: 0.74, 3: 0.56}  # fraction to which ellipsoids pack within seconds; beyond it they flatten at contacts
 _FORMS = ("oblate", "prolate")
@@ -82,8 +82,7 @@ class Particles:
     n_classes = 2
 
     def __post_init__(self):
-        for name, low, high, unit in _RANGES:
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, high, unit))
+        check_ranges(self, _RANGES)
         if self.form not in _FORMS:
             raise ValueError(f"form={self.form!r} must be one of {_FORMS}")
         if type(self.axis) is not int or self.axis not in (-1, 0, 1, 2):
@@ -109,7 +108,7 @@ class Particles:
 
     def draw(self, rng: np.random.Generator) -> dict:
         """The parameters of one sample; ``aspect`` stays a range."""
-        return {name: draw(getattr(self, name), rng) for name, *_ in _RANGES if name != "aspect"}
+        return draw_ranges(self, (name for name, *_ in _RANGES if name != "aspect"), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict, rng: np.random.Generator

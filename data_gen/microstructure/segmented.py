@@ -9,7 +9,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from bundle.volume_io import read_volume, sha256
-from data_gen.parameters import Range, check_number, check_range, draw, upper
+from data_gen.parameters import Range, check_number, check_ranges, draw, upper
 
 _SMOOTHING = 0.8  # voxels of the file: takes the stairs off, keeps a particle of 4 voxels
 
@@ -39,7 +39,7 @@ class Segmented:
     sha256: str | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "file_voxel_um", check_range("file_voxel_um", self.file_voxel_um, 1e-4, 1e4, "µm"))
+        check_ranges(self, [("file_voxel_um", 1e-4, 1e4, "µm")])
         check_number("n_classes", self.n_classes, 2, 255)
         if self.path is None or not Path(self.path).is_file():
             raise ValueError(

@@ -19,7 +19,7 @@ from data_gen.microstructure.phase_fields import (
     voxelise,
 )
 from data_gen.microstructure.spheres import ball_volume
-from data_gen.parameters import Range, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_ranges, draw_ranges, lower, upper
 
 _MAX_NODES = 2**25  # three float32 fields, their filtered copies and indicators stay below 4 GB
 _NODES_PER_CHORD = 5.6  # the field is about 0.43 mean chords long and has 2.4 nodes per length
@@ -91,7 +91,7 @@ class Sofc:
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The parameters of one sample."""
-        return {f.name: draw(getattr(self, f.name), rng) for f in fields(self) if f.name != "axis"}
+        return draw_ranges(self, (f.name for f in fields(self) if f.name != "axis"), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict[str, float], rng: np.random.Generator
@@ -157,7 +157,7 @@ class Porous:
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The parameters of one sample."""
-        return {f.name: draw(getattr(self, f.name), rng) for f in fields(self) if f.name != "axis"}
+        return draw_ranges(self, (f.name for f in fields(self) if f.name != "axis"), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict[str, float], rng: np.random.Generator
@@ -185,12 +185,9 @@ _LIMITS = {
 
 
 def _check_arguments(recipe, limits: dict) -> None:
-    for f in fields(recipe):
-        value = getattr(recipe, f.name)
-        if f.name != "axis":
-            object.__setattr__(recipe, f.name, check_range(f.name, value, *limits[f.name]))
-        elif type(value) is not int or not -3 <= value <= 2:
-            raise ValueError(f"axis={value!r} must be an axis of the volume: 0, 1, 2 or -1")
+    check_ranges(recipe, ((f.name, *limits[f.name]) for f in fields(recipe) if f.name != "axis"))
+    if type(recipe.axis) is not int or not -3 <= recipe.axis <= 2:
+        raise ValueError(f"axis={recipe.axis!r} must be an axis of the volume: 0, 1, 2 or -1")
 
 
 def _check_size(recipe, name: str, shape: tuple[int, ...], voxel_size_um: float) -> None:

@@ -8,7 +8,7 @@ from math import gamma, pi, prod
 import numpy as np
 from scipy.spatial import cKDTree
 
-from data_gen.parameters import Range, check_range, draw, lower, upper
+from data_gen.parameters import Range, check_range, check_ranges, draw_ranges, lower, upper
 
 MAX_FRACTION = {2: 0.75, 3: 0.60}
 _SPREAD = 3.0  # radii are cut at mean/3 and mean×3
@@ -40,12 +40,10 @@ class Spheres:
     n_classes = 2
 
     def __post_init__(self):
-        for name, low, high, unit in (
-            ("fraction", 0.001, MAX_FRACTION[2], ""),
-            ("mean_radius_um", 1e-4, 1e5, "µm"),
-            ("radius_cv", 0, 1, ""),
-        ):
-            object.__setattr__(self, name, check_range(name, getattr(self, name), low, high, unit))
+        check_ranges(
+            self,
+            [("fraction", 0.001, MAX_FRACTION[2]), ("mean_radius_um", 1e-4, 1e5, "µm"), ("radius_cv", 0, 1)],
+        )
 
     def check(self, shape: tuple[int, ...], voxel_size_um: float) -> None:
         """Raise ValueError where this recipe cannot fill a box of that shape."""
@@ -70,7 +68,7 @@ class Spheres:
 
     def draw(self, rng: np.random.Generator) -> dict[str, float]:
         """The parameters of one sample."""
-        return {name: draw(getattr(self, name), rng) for name in ("fraction", "mean_radius_um", "radius_cv")}
+        return draw_ranges(self, ("fraction", "mean_radius_um", "radius_cv"), rng)
 
     def build(
         self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict[str, float], rng: np.random.Generator
