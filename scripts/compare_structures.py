@@ -1,11 +1,12 @@
 """Hold generated structures against real, segmented ones: a table, and curves of correlation, thickness and chords.
 
     python scripts/compare_structures.py --nmc a_1_label.tif a_100_label.tif --nmc-labels 1 2 0 --sofc sofc_label.tif \\
-        --curves docs/structure_curves.png --json results/structures.json
+        --nmc-volume nmc_label.tif --curves docs/structure_curves.png --json results/structures.json
 
 Structures are those of configs/generate_nmc_cathode.json, generate_sofc.json and generate_foam*.json; parameters are
 drawn from the recipe's ranges, but cathodes and solid-oxide electrode take their fractions and number of voxels from
-the real labels. Foams have nothing real beside them. Files are only read.
+the real labels. A volume of a cathode has the active material and the rest, so pores and binder are taken together;
+it is also measured for percolation and tortuosity. Foams have nothing real beside them. Files are only read.
 """
 
 import argparse
@@ -32,6 +33,8 @@ PANELS = (
     ("local_thickness_um", "local thickness"),
     ("chord_length_um", "chord"),
 )
+SECTIONS_3D = (*SECTIONS, "connectivity", "tortuosity")
+BINDER_FRACTION = 0.1  # of a generated volume, where it counts as pore
 FOAM_PIXELS = 384  # of a section, several cells wide
 COLOURS = ("#555555", "#d55e00", "#0072b2", "#009e73")
 
@@ -56,15 +59,24 @@ def recipe(name: str):
 
 
 def measure(labels: np.ndarray, voxel_um: float, names: list[str]) -> dict:
-    return properties(labels, voxel_um, names, SECTIONS)
+    return properties(labels, voxel_um, names, SECTIONS if labels.ndim == 2 else SECTIONS_3D)
 
 
-def make(generator, shape: tuple[int, ...], voxel_um: float, names: list[str], count: int, seed: int) -> list[dict]:
+def make(
+    generator,
+    shape: tuple[int, ...],
+    voxel_um: float,
+    names: list[str],
+    args: argparse.Namespace,
+    only: int | None = None,
+) -> list[dict]:
+    """Measured structures; ``only``: the class that is told from the rest, as 1 and 0."""
+    generator.check(shape, voxel_um)
     found = []
-    for index in range(count):
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
+    for index in range(args.count):
+        rng = np.random.default_rng(np.random.SeedSequence([args.seed, index]))
         labels, _ = generator.build(shape, voxel_um, generator.draw(rng), rng)
-        found.append(measure(labels, voxel_um, names))
+        found.append(measure(labels if only is None else (labels == only).astype(np.uint8), voxel_um, names))
     return found
 
 
@@ -73,8 +85,10 @@ def read_real(paths: list[Path], order: list[int]) -> list[np.ndarray]:
     volumes = []
     for path in paths:
         labels = np.asarray(read_volume(path, 1.0).array)
-        if labels.dtype.kind not in "ui" or labels.max() >= len(order):
-            raise ValueError(f"{path}: labels must be whole numbers below {len(order)}, the largest is {labels.max()}")
+        if labels.dtype.kind not in "ui" or labels.min() < 0 or labels.max() >= len(order):
+            raise ValueError(
+                f"{path}: holds {labels.min()} to {labels.max()}; labels must be whole numbers 0 to {len(order) - 1}"
+            )
         volumes.append(np.array(order, np.uint8)[labels])
     return volumes
 
@@ -90,8 +104,23 @@ def nmc(args: argparse.Namespace) -> Material:
     real = [measure(image, voxel_um, names) for image in images]
     target = share(real)
     generator = replace(generator, pore_fraction=target[0], active_fraction=target[1], cbd_fraction=target[2])
-    made = make(generator, images[0].shape, voxel_um, names, args.count, args.seed)
+    made = make(generator, images[0].shape, voxel_um, names, args)
     return Material("NMC cathode", names, real, made, target)
+
+
+def nmc_volume(args: argparse.Namespace) -> Material:
+    _, generator, _ = recipe("nmc_cathode")
+    (labels,) = read_real([args.nmc_volume], args.nmc_volume_labels)
+    if labels.ndim != 3:
+        raise ValueError(f"{args.nmc_volume}: is an image of {labels.shape}; give a volume, or use --nmc")
+    names = ["rest", "active"]
+    real = [measure(labels, args.nmc_volume_um, names)]
+    target = share(real)
+    generator = replace(
+        generator, active_fraction=target[1], cbd_fraction=BINDER_FRACTION, pore_fraction=target[0] - BINDER_FRACTION
+    )
+    made = make(generator, labels.shape, args.nmc_volume_um, names, args, only=1)
+    return Material("NMC cathode, volume", names, real, made, target)
 
 
 def sofc(args: argparse.Namespace) -> Material:
@@ -100,7 +129,7 @@ def sofc(args: argparse.Namespace) -> Material:
     real = [measure(image, voxel_um, names) for image in images]
     target = share(real)
     generator = replace(generator, porosity=target[0], nickel_share=target[1] / (1 - target[0]))
-    made = make(generator, images[0].shape, voxel_um, names, args.count, args.seed)
+    made = make(generator, images[0].shape, voxel_um, names, args)
     return Material("Ni–YSZ electrode", names, real, made, target)
 
 
@@ -108,7 +137,7 @@ def foam(args: argparse.Namespace, name: str, title: str) -> Material:
     names, generator, voxel_um = recipe(name)
     porosity = (generator.porosity[0] + generator.porosity[1]) / 2
     generator = replace(generator, porosity=porosity)
-    made = make(generator, (FOAM_PIXELS,) * 2, voxel_um, names, args.count, args.seed)
+    made = make(generator, (FOAM_PIXELS,) * 2, voxel_um, names, args)
     return Material(title, names, [], made, [porosity, 1 - porosity])
 
 
@@ -124,7 +153,15 @@ def numbers(found: dict) -> dict[str, float | None]:
     if len(contact) > 1:
         total = sum(contact.values())
         rows |= {f"contact share, {k.replace('|', '–')}": v / total for k, v in contact.items()}
+    for k, shares in found.get("connectivity", {}).items():
+        rows[f"share that percolates, {k}"] = mean_of([shares[f"percolating_share_{axis}"] for axis in "xyz"])
+    for k, axes in found.get("tortuosity", {}).items():
+        rows[f"tortuosity factor, {k}"] = mean_of([axes[axis]["tortuosity_factor"] for axis in "xyz"])
     return rows
+
+
+def mean_of(values: list[float | None]) -> float | None:
+    return None if None in values else float(np.mean(values))
 
 
 def table(material: Material) -> list[dict]:
@@ -136,7 +173,7 @@ def table(material: Material) -> list[dict]:
             {
                 "quantity": name,
                 "target": material.target[k] if k < len(material.target) else None,
-                "reached": float(np.mean(reached)),
+                "reached": float(np.mean(reached)) if reached else None,
                 "reached_sd": float(np.std(reached, ddof=1)) if len(reached) > 1 else None,
                 "real": float(np.mean(truth)) if truth else None,
                 "real_range": [min(truth), max(truth)] if truth else None,
@@ -152,9 +189,10 @@ def markdown(title: str, rows: list[dict], n_made: int, n_real: int) -> str:
         target = "" if row["target"] is None else f"{row['target']:.3f}"
         sd = "" if row["reached_sd"] is None else f" ({row['reached_sd']:.3f})"
         real = "" if row["real"] is None else f"{row['real']:.3f}"
-        if n_real > 1:
+        if n_real > 1 and row["real_range"]:
             real += " ({:.3f}–{:.3f})".format(*row["real_range"])
-        lines.append(f"| {row['quantity']} | {target} | {row['reached']:.3f}{sd} | {real} |")
+        reached = "" if row["reached"] is None else f"{row['reached']:.3f}{sd}"
+        lines.append(f"| {row['quantity']} | {target} | {reached} | {real} |")
     return "\n".join(lines)
 
 
@@ -222,6 +260,14 @@ def main() -> int:
         "--nmc-labels", type=int, nargs=3, default=[0, 1, 2], metavar="N",
         help="what labels 0 1 2 of these files are: 0 pore, 1 active, 2 CBD (default: 0 1 2)",
     )  # fmt: skip
+    parser.add_argument("--nmc-volume", type=Path, help="label volume of a cathode with one solid phase")
+    parser.add_argument(
+        "--nmc-volume-labels", type=int, nargs=2, default=[0, 1], metavar="N",
+        help="what its labels 0 1 are: 0 the rest, 1 active (default: 0 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--nmc-volume-um", type=float, default=0.25, metavar="UM", help="its voxel size in µm (default: 0.25)"
+    )
     parser.add_argument("--sofc", type=Path, help="label image of a solid-oxide electrode, pixels of 0.065 µm")
     parser.add_argument(
         "--sofc-labels", type=int, nargs=3, default=[0, 1, 2], metavar="N",
@@ -232,8 +278,11 @@ def main() -> int:
     parser.add_argument("--curves", type=Path, help="PNG file of the curves")
     parser.add_argument("--json", type=Path, help="also write the tables here")
     args = parser.parse_args()
+    if args.count < 1:
+        parser.error(f"--count {args.count} must be at least 1")
     try:
         materials = [nmc(args)] if args.nmc else []
+        materials += [nmc_volume(args)] if args.nmc_volume else []
         materials += [sofc(args)] if args.sofc else []
         materials += [foam(args, "foam", "closed foam"), foam(args, "foam_open", "open foam")]
     except (ValueError, OSError) as error:

@@ -34,6 +34,7 @@ VOLUMES = {  # voxels along an edge and their size [µm]
     "fibre_electrode": ((160, 160, 160), 0.05),
     "foam": ((224, 224, 224), 2.3),
     "foam_open": ((200, 200, 200), 4.0),
+    "porespy_blobs": ((160, 160, 160), 1.0),
 }
 TITLES = {
     "spheres": "spheres (baseline)",
@@ -44,6 +45,7 @@ TITLES = {
     "fibre_electrode": "Li–O₂ fibre electrode",
     "foam": "closed foam",
     "foam_open": "open foam",
+    "porespy_blobs": "porous titanium (PoreSpy)",
 }
 
 

@@ -11,6 +11,7 @@ from data_gen.microstructure.foam import Foam
 from data_gen.microstructure.graphite import GraphiteAnode
 from data_gen.microstructure.layers import Layers, Nested
 from data_gen.microstructure.particles import Particles
+from data_gen.microstructure.porespy_wrap import Porespy
 from data_gen.microstructure.segmented import Segmented
 from data_gen.microstructure.sofc import Porous, Sofc
 from data_gen.microstructure.spheres import Spheres
@@ -23,6 +24,7 @@ __all__ = [
     "Nested",
     "NmcCathode",
     "Particles",
+    "Porespy",
     "Porous",
     "Segmented",
     "Sofc",

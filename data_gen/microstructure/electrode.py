@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 
 from data_gen.microstructure.kernels import carve
-from data_gen.microstructure.packing import choose_window
+from data_gen.microstructure.packing import field_of_view
 from data_gen.microstructure.particle_list import Nearest, ParticleList, _in_3d
-from data_gen.microstructure.particles import check_sizes, nominal_fraction, packed_particles, semi_axes
+from data_gen.microstructure.particles import check_gradient, check_sizes, nominal_fraction, packed_particles, semi_axes
 from data_gen.microstructure.random_field import TILE_CORRELATION, noise_tile, rank_threshold, smooth_field
 from data_gen.microstructure.spheres import draw_radii
 from data_gen.parameters import Range, check_ranges, draw, draw_ranges, lower, upper
@@ -45,6 +45,7 @@ _RANGES = (
     ("texture_stretch", 1, 5, ""),
     ("nanopore", 0, 5, ""),
     ("nanopore_um", 1e-3, 1e3, "µm"),
+    ("gradient", -1, 1, ""),
 )
 _CRACKS = 3  # at most, in a particle
 _ATTEMPTS = 4
@@ -95,6 +96,7 @@ class NmcCathode:
         bridge_um, film_um: [µm] distances over which nearness falls to 1/e.
         texture_um, nanopore_um: [µm] correlation lengths of the two textures.
         texture_stretch: the texture is that much longer across the last axis, the electrode's thickness.
+        gradient: (active fraction at the far end of the last axis − at the near end) / mean.
 
     All may be ranges, drawn per sample (``aspect`` and the sizes of voids and cracks per particle).
 
@@ -132,6 +134,7 @@ class NmcCathode:
     texture_stretch: Range = (1.0, 3.0)
     nanopore: Range = (0.3, 0.8)
     nanopore_um: Range = (0.06, 0.1)
+    gradient: Range = 0.0
 
     n_classes = 3
 
@@ -144,6 +147,8 @@ class NmcCathode:
                 f"{self.cbd_fraction!r} and pore_fraction={self.pore_fraction!r}: they must sum to 1; "
                 f"nearest valid active_fraction: {1 - lower(self.cbd_fraction) - lower(self.pore_fraction):g}"
             )
+
+        check_gradient("active_fraction", (low, high), self.gradient)
 
     def _active_range(self) -> tuple[float, float]:
         """The active fractions that CBD and pore can complete to 1."""
@@ -190,7 +195,9 @@ class NmcCathode:
         """
         p = parameters
         box = np.array(shape) * float(voxel_size_um)
-        dense = nominal_fraction(p["active_fraction"], len(shape)) + 0.02
+        steepest = 1 + abs(p["gradient"]) / 2
+        densest = min(p["active_fraction"] * steepest, max(p["active_fraction"], 0.9))
+        dense = nominal_fraction(densest, len(shape)) + 0.02
         look = {
             k: p[k]
             for k in ("roughness_um", "roughness_length_um", "lumpiness", "gap_variation", "neck_share", "neck_um")
@@ -200,7 +207,7 @@ class NmcCathode:
             return semi_axes(blend(room, dense, p, rng), self.aspect, "oblate", len(shape), rng), ACTIVE
 
         particles = packed_particles(box, draw_axes, (p["order"], -1), False, dense, p["gap_um"], rng, look)
-        particles = choose_window(particles, box, p["active_fraction"] + 0.02, rng)
+        particles = field_of_view(particles, box, p["active_fraction"] + 0.02, rng, p["gradient"])
         defects = draw_defects(particles.radii_um, len(shape), self.void_size, p, rng)
         limit = 0.5 * p["fines_radius_um"] + 0.15 * p["mean_radius_um"]
         nearest = particles.nearest(voxel_size_um, max(2 * p["bridge_um"], 1.01 * limit))

@@ -124,7 +124,8 @@ class Fibres:
         Returns:
             uint8 labels of that shape; facts: ``fraction`` of each class, number and total length of the fibres, by how
             much their surfaces were moved [µm], the factor on the impurities' radii, numbers of deposits and
-            impurities, and the share of the fibres that connects the faces of the box along each axis (3D).
+            impurities, the seeds of fibres, impurities, deposits and texture, and the share of the fibres that connects
+            the faces of the box along each axis (3D).
         """
         p = parameters
         seeds = rng.integers(2**63, size=4)
@@ -153,11 +154,47 @@ class Fibres:
             "surface_moved_um": round(moved, 5),
             "n_deposits": n_deposits,
             "n_impurities": n_impurities,
+            "seeds": seeds.tolist(),
             "impurity_radius_factor": round(float(scale), 4),
         }
         if len(shape) == 3:
             facts["fibre_percolating_share"] = percolating_share(labels, 1)
         return labels, facts
+
+    def centrelines(
+        self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict, facts: dict
+    ) -> list[tuple[np.ndarray, float]]:
+        """The fibres of a sample, from its seed: (n, 3) points [µm] of each centreline, and its radius [µm].
+
+        Args:
+            shape, voxel_size_um: voxels of the sample's box, and their edge in µm; the box is periodic, and that of a
+                2D sample is 30 mean radii deep, with the section in the middle.
+            parameters, facts: what ``draw`` and ``build`` gave.
+        """
+        canvas = _Canvas(shape, voxel_size_um, _DEPTH * parameters["radius_um"])
+        rng = np.random.default_rng(facts["seeds"][0])
+        _, n_steps = _how_many(canvas, parameters)
+        step = _STEP * parameters["radius_um"]
+        return [
+            _worm_like_chain(n_steps, step, canvas.box, parameters, self.axis, rng) for _ in range(facts["n_fibres"])
+        ]
+
+    def ids(self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict, facts: dict) -> np.ndarray:
+        """Instance ids of a sample at any voxel size: 0 outside the fibres, 1 + index of the nearest fibre inside.
+
+        Voxels of impurities that lie on a fibre carry its id, too. Arguments as for ``centrelines``.
+
+        Returns:
+            int32 array of that shape.
+        """
+        canvas = _Canvas(shape, voxel_size_um, _DEPTH * parameters["radius_um"])
+        gap, ids = canvas.blank(), np.zeros(shape, np.int32)
+        for k, (line, radius) in enumerate(self.centrelines(shape, voxel_size_um, parameters, facts)):
+            before = gap.copy()
+            _paint_fibre(canvas, gap, line, radius)
+            ids[gap < before] = k + 1
+        ids[gap > facts["surface_moved_um"] + 1e-5] = 0  # it was rounded to that
+        return ids
 
 
 _LIMITS = {
@@ -211,11 +248,7 @@ class _Canvas:
 def _fibres(canvas: _Canvas, p: dict, axis: int, rng: np.random.Generator) -> tuple[list, list, np.ndarray]:
     """Fibres until their voxels suffice: centrelines [µm], radii [µm] and the distance to the nearest surface [µm]."""
     step = _STEP * p["radius_um"]
-    # Boolean model: fraction = 1 − exp(−length·π·E[r²] / volume)
-    area = pi * p["radius_um"] ** 2 * (1 + p["radius_cv"] ** 2)
-    length = -log(1 - p["fibre_fraction"]) * prod(canvas.box) / area
-    n_fibres = max(1, round(length / (2 * canvas.box.max())))
-    n_steps = ceil(length / n_fibres / step)
+    n_fibres, n_steps = _how_many(canvas, p)
     lines, radii, gap = [], [], canvas.blank()
     wanted = p["fibre_fraction"] * gap.size
     while len(lines) < n_fibres or np.count_nonzero(gap < 0.4 * p["radius_um"]) < wanted:
@@ -226,6 +259,15 @@ def _fibres(canvas: _Canvas, p: dict, axis: int, rng: np.random.Generator) -> tu
         if len(lines) > 20 * n_fibres + 100:
             raise ValueError(f"fibre_fraction={p['fibre_fraction']:.3g} was not reached with {len(lines)} fibres")
     return lines, radii, gap
+
+
+def _how_many(canvas: _Canvas, p: dict) -> tuple[int, int]:
+    """Number of fibres that the fraction is expected to take, and of steps along each."""
+    # Boolean model: fraction = 1 − exp(−length·π·E[r²] / volume)
+    area = pi * p["radius_um"] ** 2 * (1 + p["radius_cv"] ** 2)
+    length = -log(1 - p["fibre_fraction"]) * prod(canvas.box) / area
+    n_fibres = max(1, round(length / (2 * canvas.box.max())))
+    return n_fibres, ceil(length / n_fibres / (_STEP * p["radius_um"]))
 
 
 def _worm_like_chain(

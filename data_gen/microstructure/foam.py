@@ -200,6 +200,31 @@ class Foam:
         }
         return labels, facts
 
+    def ids(self, shape: tuple[int, ...], voxel_size_um: float, parameters: dict, facts: dict) -> np.ndarray:
+        """The cell that each voxel lies in, walls and struts included: index of its bubble in ``facts``, from 0.
+
+        Args:
+            shape, voxel_size_um: voxels of the sample's box, at any resolution, and their edge in µm.
+            parameters, facts: what ``draw`` and ``build`` gave.
+
+        Returns:
+            int32 array of that shape.
+        """
+        stretch = _stretch(parameters["elongation"], self.rise_axis)
+        period = np.append(np.array(shape) * voxel_size_um, np.inf)[:3] if self.periodic else np.full(3, np.inf)
+        at = [(np.arange(n) + 0.5) * voxel_size_um for n in shape] + [np.zeros(1)] * (3 - len(shape))
+        best, ids = np.full(tuple(len(a) for a in at), np.inf, np.float32), np.zeros([len(a) for a in at], np.int32)
+        for k, (centre, radius) in enumerate(zip(facts["centres_um"], facts["radii_um"], strict=True)):
+            power = np.float32(-(radius**2))
+            for axis, (a, c) in enumerate(zip(at, centre, strict=True)):
+                away = a - c
+                if np.isfinite(period[axis]):
+                    away -= period[axis] * np.round(away / period[axis])
+                power = power + np.expand_dims((away / stretch[axis]) ** 2, [b for b in range(3) if b != axis])
+            nearer = power < best
+            best[nearer], ids[nearer] = power[nearer], k
+        return ids.reshape(shape)
+
 
 class Cells(NamedTuple):
     """Laguerre cells of a periodic packing.

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from data_gen.microstructure.electrode import paint_cbd
-from data_gen.microstructure.packing import choose_window
+from data_gen.microstructure.packing import field_of_view
 from data_gen.microstructure.particle_list import Nearest, ParticleList
-from data_gen.microstructure.particles import check_sizes, nominal_fraction, packed_particles, semi_axes
+from data_gen.microstructure.particles import check_gradient, check_sizes, nominal_fraction, packed_particles, semi_axes
 from data_gen.microstructure.random_field import rank_threshold
 from data_gen.microstructure.spheres import draw_radii
 from data_gen.parameters import Range, check_ranges, draw_ranges, upper
@@ -31,6 +31,7 @@ _RANGES = (
     ("neck_share", 0, 1, ""),
     ("silicon_radius_um", 1e-3, 1e4, "µm"),
     ("binder_um", 1e-3, 1e3, "µm"),
+    ("gradient", -1, 1, ""),
 )
 _ATTEMPTS = 4
 _WIDEST = 3.0  # longest semi-axis of a flake, in mean radii
@@ -63,6 +64,7 @@ class GraphiteAnode:
         neck_share: share of the touching neighbours without one.
         silicon_radius_um: [µm] mean radius of the silicon particles.
         binder_um: [µm] distance over which a surface attracts binder, and the correlation length of its texture.
+        gradient: (solid fraction at the far end of the last axis − at the near end) / mean.
 
     All numbers may be ranges, drawn per sample (``aspect`` per flake).
 
@@ -84,6 +86,7 @@ class GraphiteAnode:
     neck_share: Range = (0.2, 0.7)
     silicon_radius_um: Range = (0.8, 1.5)
     binder_um: Range = (0.4, 0.8)
+    gradient: Range = 0.0
 
     def __post_init__(self):
         check_ranges(self, _RANGES)
@@ -96,6 +99,7 @@ class GraphiteAnode:
                 f"{1 - _MAX_SOLID:g} pore; nearest valid graphite_fraction: "
                 f"{upper(self.graphite_fraction) - solid + _MAX_SOLID:g}"
             )
+        check_gradient("graphite_fraction", (0.0, solid), self.gradient)
 
     @property
     def n_classes(self) -> int:
@@ -135,16 +139,17 @@ class GraphiteAnode:
         box = np.array(shape) * float(voxel_size_um)
         silicon = p["third_fraction"] if self.third == "silicon" else 0.0
         solid = p["graphite_fraction"] + silicon
-        dense = nominal_fraction(solid, ndim) + 0.02
+        steepest = 1 + abs(p["gradient"]) / 2
+        dense = nominal_fraction(min(solid * steepest, 0.9), ndim) + 0.02
 
         def draw_axes(room):
-            radii = draw_radii(room, dense - silicon, p["mean_radius_um"], p["radius_cv"], rng)
+            radii = draw_radii(room, dense - silicon * steepest, p["mean_radius_um"], p["radius_cv"], rng)
             axes, kinds = semi_axes(radii, self.aspect, "oblate", ndim, rng), np.full(len(radii), GRAPHITE)
             axes *= np.minimum(1, _WIDEST * p["mean_radius_um"] / axes.max(1))[:, None]
             if silicon:
                 small = draw_radii(
                     room,
-                    silicon * 1.3,  # some of it is lost in contacts
+                    silicon * 1.3 * steepest,  # some of it is lost in contacts
                     p["silicon_radius_um"],
                     p["radius_cv"],
                     rng,
@@ -156,7 +161,7 @@ class GraphiteAnode:
         look = {k: p[k] for k in ("roughness_um", "roughness_length_um", "lumpiness", "neck_share")}
         look |= {"gap_variation": 0.7, "neck_um": p["gap_um"] / 2}
         particles = packed_particles(box, draw_axes, (p["order"], -1), False, dense, p["gap_um"], rng, look)
-        particles = choose_window(particles, box, solid + 0.02, rng)
+        particles = field_of_view(particles, box, solid + 0.02, rng, p["gradient"])
         nearest = particles.nearest(voxel_size_um, max(0.3 * p["mean_radius_um"], 2 * p["binder_um"]))
         for attempt in range(_ATTEMPTS):
             try:

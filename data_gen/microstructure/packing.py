@@ -63,6 +63,27 @@ def pack_ellipsoids(
     return centres[:, :ndim], worst
 
 
+def field_of_view(
+    particles: ParticleList,
+    box_um: np.ndarray,
+    fraction: float,
+    rng: np.random.Generator,
+    gradient: float = 0.0,
+    axis: int = -1,
+) -> ParticleList:
+    """A window of a larger periodic pack: one that shows about the fraction asked, or one that is thinned out.
+
+    Args:
+        particles, box_um, fraction, rng: as in ``choose_window``.
+        gradient, axis: as in ``thin_out``; with a gradient the pack has to be denser than the fraction, by
+            1 + |gradient| / 2.
+    """
+    if not gradient:
+        return choose_window(particles, box_um, fraction, rng)
+    window = particles.window((particles.box_um - box_um) / 2, box_um)
+    return thin_out(window, gradient, axis, 1 / (1 + abs(gradient) / 2), rng)
+
+
 def choose_window(
     particles: ParticleList, box_um: np.ndarray, fraction: float, rng: np.random.Generator
 ) -> ParticleList:

@@ -8,13 +8,14 @@ from math import prod
 
 import numpy as np
 
-from data_gen.microstructure.packing import choose_window, pack_ellipsoids, thin_out
+from data_gen.microstructure.packing import field_of_view, pack_ellipsoids
 from data_gen.microstructure.particle_list import ParticleList, draw_rotations, ellipsoids
 from data_gen.microstructure.random_field import rank_threshold
 from data_gen.microstructure.spheres import ball_volume, draw_radii
 from data_gen.parameters import Range, check_number, check_ranges, draw_ranges, lower, upper
 
 PACKED = {2: 0.74, 3: 0.56}  # fraction to which ellipsoids pack within seconds; beyond it they flatten at contacts
+MAX_FRACTION = 0.95  # at the dense end of a gradient
 _FORMS = ("oblate", "prolate")
 _RANGES = (
     ("fraction", 0.001, 0.9, ""),
@@ -143,11 +144,8 @@ class Particles:
         look = {k: p[k] for k in ("roughness_um", "roughness_length_um", "lumpiness", "neck_share")}
         orientation = (p["order"], self.axis)
         pack = packed_particles(box, draw_axes, orientation, self.periodic, dense, p["gap_um"], rng, look)
-        if p["gradient"]:
-            pack = pack.window((pack.box_um - box) / 2, box)
-            pack = thin_out(pack, p["gradient"], self.axis, 1 / steepest, rng)
-        elif not self.periodic:
-            pack = choose_window(pack, box, p["fraction"], rng)
+        if not self.periodic:
+            pack = field_of_view(pack, box, p["fraction"], rng, p["gradient"], self.axis)
         labels, level = fill_to(pack, voxel_size_um, p["fraction"])
         pack = replace(pack, level_um=level)
         facts = {
@@ -211,6 +209,16 @@ def semi_axes(radii: np.ndarray, aspect: Range, form: str, ndim: int, rng: np.ra
     if form == "oblate":
         k = 1 / k
     return radii[:, None] * np.column_stack([k ** ((ndim - 1) / ndim)] + [k ** (-1 / ndim)] * (ndim - 1))
+
+
+def check_gradient(name: str, fraction: Range, gradient: Range) -> None:
+    """Raise ValueError where a gradient takes a fraction above what particles can fill at one end of the box."""
+    steepest = max(abs(lower(gradient)), abs(upper(gradient)))
+    if steepest and upper(fraction) * (1 + steepest / 2) > MAX_FRACTION:
+        raise ValueError(
+            f"gradient={gradient!r} takes {name}={fraction!r} above {MAX_FRACTION:g} at one end; take at most "
+            f"{max(0.0, 2 * (MAX_FRACTION / upper(fraction) - 1)):.3g}"
+        )
 
 
 def nominal_fraction(fraction: float, ndim: int) -> float:

@@ -151,6 +151,29 @@ def rank_offsets(fields: list[np.ndarray], fractions: np.ndarray, start: np.ndar
     return offsets
 
 
+def grade(fields: list[np.ndarray], fractions: np.ndarray, gradient: float, axis: int) -> None:
+    """Shift the field of phase 0, in place, so that its share rises linearly along an axis.
+
+    The shift is read off the distribution of its lead over the others, which is taken to be the same all over the box.
+    The box is no longer periodic along the axis.
+
+    Args:
+        fields, fractions: as for ``rank_offsets``.
+        gradient: (share at the far end − at the near end) / mean.
+        axis: of the arrays.
+    """
+    if not gradient:
+        return
+    offsets = _node_offsets(fields, fractions)
+    stride = ceil((fields[0].size / 1e6) ** (1 / fields[0].ndim))
+    flat = [f[(slice(None, None, stride),) * f.ndim].ravel() for f in fields]
+    lead = flat[0] + np.float32(offsets[0]) - _best_other(flat, offsets, 0)
+    n = fields[0].shape[axis]
+    share = fractions[0] * (1 + gradient * (np.arange(n) / n - 0.5))  # node 0 lies on the corner
+    shift = -np.quantile(lead, 1 - share).astype(np.float32)
+    fields[0] += np.expand_dims(shift, [a for a in range(fields[0].ndim) if a != axis % fields[0].ndim])
+
+
 def coarsen(fields: list[np.ndarray], fractions: np.ndarray, share: float) -> tuple[list[np.ndarray], float]:
     """Let curvature flow remove a share of the walls at constant volume fractions.
 

@@ -36,7 +36,8 @@ def smooth_field(
     """A Gaussian random field, mean 0 and sd 1, with covariance exp(−d² / 2ℓ²).
 
     It is drawn on nodes a third to a half of ℓ apart and interpolated: the same generator gives the same field on a
-    coarser or a finer grid over the same box.
+    coarser or a finer grid over the same box. A length that voxels cannot show is drawn as 1.06 of them:
+    the nodes are half a voxel apart or more.
 
     Args:
         shape: voxels along each axis, 2 or 3 of them.
@@ -49,6 +50,7 @@ def smooth_field(
     """
     ndim = len(shape)
     smoothing = np.broadcast_to(np.asarray(correlation_um, float), ndim) / 2**0.5
+    smoothing = np.maximum(smoothing, _NODES_PER_SD * voxel_size_um / 2)
     spacing = smoothing / _NODES_PER_SD
     nodes = [int(np.ceil(round(n * voxel_size_um / s, 6))) + 2 for n, s in zip(shape, spacing, strict=True)]
     # wrap: the same variance at the edge as inside

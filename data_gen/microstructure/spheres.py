@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gamma, pi, prod
 
@@ -177,12 +178,34 @@ def paint(shape: tuple[int, ...], voxel_size_um: float, centres_um: np.ndarray, 
         uint8 array of that shape, 1 inside.
     """
     labels = np.zeros(shape, np.uint8)
-    for centre, radius in zip(centres_um / voxel_size_um, radii_um / voxel_size_um, strict=True):
+    for where, inside in _balls(shape, centres_um / voxel_size_um, radii_um / voxel_size_um):
+        labels[where] |= inside
+    return labels
+
+
+def sphere_ids(shape: tuple[int, ...], voxel_size_um: float, facts: dict) -> np.ndarray:
+    """Instance ids of a sample at any voxel size: 0 outside, 1 + index of the sphere inside. int32 of that shape.
+
+    Args:
+        shape, voxel_size_um: voxels of the sample's box, and their edge in µm.
+        facts: what ``Spheres.build`` gave.
+    """
+    ids = np.zeros(shape, np.int32)
+    centres, radii = (np.array(facts[name]) / voxel_size_um for name in ("centres_um", "radii_um"))
+    for k, (where, inside) in enumerate(_balls(shape, centres, radii)):
+        ids[where] = np.where(inside, k + 1, ids[where])
+    return ids
+
+
+def _balls(
+    shape: tuple[int, ...], centres: np.ndarray, radii: np.ndarray
+) -> Iterator[tuple[tuple[np.ndarray, ...], np.ndarray]]:
+    """For each ball of a periodic box, lengths in voxels: the index of the voxels around it, and which are inside."""
+    for centre, radius in zip(centres, radii, strict=True):
         voxels, squared = [], []
         for c, n in zip(centre, shape, strict=True):
             reached = np.arange(int(np.floor(c - radius)), int(np.ceil(c + radius)) + 1)[:n]
             distance = reached + 0.5 - c
             squared.append((distance - n * np.round(distance / n)) ** 2)
             voxels.append(reached % n)
-        labels[np.ix_(*voxels)] |= sum(np.ix_(*squared)) <= radius**2
-    return labels
+        yield np.ix_(*voxels), sum(np.ix_(*squared)) <= radius**2

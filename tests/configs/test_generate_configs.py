@@ -33,6 +33,7 @@ VOLUME = {
     "fibre_electrode": ([56, 56, 64], 0.05),
     "foam": ([120, 120, 120], 2.3),
     "foam_open": ([96, 96, 96], 4.0),
+    "porespy_blobs": ([48, 48, 56], 1.0),
     "from_labels": ([24, 24, 32], 0.1),
 }
 OVERLAYS = [

@@ -112,6 +112,27 @@ def test_the_texture_is_stretched_in_the_plane():
     assert faces[0] < 0.8 * faces[1]  # fewer changes along x than across the thickness, y
 
 
+def test_the_gradient_is_the_one_asked():
+    recipe = NmcCathode(active_fraction=0.5, cbd_fraction=0.1, pore_fraction=0.4, gradient=0.8)
+    samples = [build(recipe, (400, 400), seed, 0.1)[0] == ACTIVE for seed in range(8)]
+    near, far = np.mean([s.reshape(400, 2, 200).mean((0, 2)) for s in samples], 0)
+    # a line through 1 ∓ 0.4 at the ends is 1 ∓ 0.2 in the middle of the halves; between samples of some hundred
+    # particles it scatters by 0.14
+    assert (far - near) / 0.5 == pytest.approx(0.4, abs=3 * 0.14 / 8**0.5)
+    assert np.mean(samples) == pytest.approx(0.5, abs=1e-3)
+
+
+@pytest.mark.parametrize(("shape", "voxel"), [((128, 128), 0.05), ((36, 40, 32), 0.1)])
+def test_the_same_seed_at_another_voxel_size_is_the_same_cathode(shape, voxel):
+    recipe = NmcCathode(**SMALL, texture_um=0.2, nanopore=0)
+    coarse = build(recipe, shape, 2, voxel)[0]
+    fine = build(recipe, tuple(2 * n for n in shape), 2, voxel / 2)[0]
+    same = (coarse == fine[tuple(slice(None, None, 2) for _ in shape)]).mean()
+    other = (coarse == build(recipe, shape, 3, voxel)[0]).mean()
+    # voxel centres of the two lie half a fine voxel apart along each axis, and CBD and pores are a few voxels wide
+    assert same > 0.85 > 0.7 > other
+
+
 @pytest.mark.parametrize("shape", [(128, 140), (40, 48, 44)])
 def test_the_same_seed_gives_the_same_bytes(shape):
     recipe = NmcCathode(mean_radius_um=0.5, fines_radius_um=0.25)
@@ -145,6 +166,13 @@ def test_bad_recipes(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))}=") as caught:
         NmcCathode(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_a_gradient_too_steep_is_refused():
+    with pytest.raises(
+        ValueError, match=r"gradient=0\.8 takes active_fraction=.* above 0\.95 at one end; take at most"
+    ):
+        NmcCathode(active_fraction=0.8, pore_fraction=0.1, cbd_fraction=0.1, gradient=0.8)
 
 
 def test_what_does_not_fit_is_refused_before_the_work():

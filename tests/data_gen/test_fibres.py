@@ -116,6 +116,28 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(shape):
     assert first.tobytes() != other.tobytes()
 
 
+@pytest.mark.parametrize("shape", [(192, 160), (48, 56, 64)])
+def test_ids_tell_the_fibres_apart_at_any_voxel_size(shape):
+    recipe, rng = Fibres(fibre_fraction=0.12, **BARE), np.random.default_rng(6)
+    drawn = recipe.draw(rng)
+    labels, facts = recipe.build(shape, 0.05, drawn, rng)
+    facts = json.loads(json.dumps(facts))
+    ids = recipe.ids(shape, 0.05, drawn, facts)
+    assert ((ids > 0) != (labels == 1)).mean() < 1e-3  # the distance that surfaces were moved is kept to 1e-5 µm
+    fine = recipe.ids(tuple(3 * n for n in shape), 0.05 / 3, drawn, facts)
+    assert (fine[tuple(slice(1, None, 3) for _ in shape)] == ids).mean() > 0.999, "the same voxel centres"
+    lines = recipe.centrelines(shape, 0.05, drawn, facts)
+    assert len(lines) == facts["n_fibres"] >= len(np.unique(ids)) - 1
+    length = sum(len(line) for line, _ in lines) * 2 * drawn["radius_um"]
+    assert length == pytest.approx(facts["fibre_length_um"], abs=1e-2)
+    if len(shape) == 3:  # the voxel of a centreline's point belongs to its fibre, or to one that crosses it there
+        owned = []
+        for k, (line, _) in enumerate(lines):
+            at = np.floor(line / 0.05).astype(int) % shape
+            owned.append((ids[tuple(at.T)] == k + 1).mean())
+        assert np.mean(owned) > 0.8
+
+
 def test_dense_fibres_connect():
     _, facts = build(Fibres(fibre_fraction=0.3, **BARE), (64, 64, 64), 0.08)
     assert min(facts["fibre_percolating_share"]) > 0.9

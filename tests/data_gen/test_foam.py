@@ -1,5 +1,6 @@
 """Foams: cells are Laguerre cells, closed ones are closed, borders are arcs, and the porosity is met."""
 
+import json
 from functools import cache
 
 import numpy as np
@@ -124,6 +125,23 @@ def test_closed_cells_are_closed(recipe):
     at = at[((at >= 0) & (at < labels.shape)).all(1)]
     pore_of_bubble = named[tuple(at.T)]
     assert len(at) >= 3 and (pore_of_bubble > 0).all() and len(set(pore_of_bubble)) == len(at)
+
+
+@pytest.mark.parametrize(
+    "recipe", [{"periodic": False}, {"periodic": True, "cell_diameter_um": 70.0, "porosity": 0.55}]
+)
+def test_ids_name_the_cells(recipe):
+    """Every pore of a closed foam lies in one cell; neighbouring cells meet inside walls."""
+    labels, facts, parameters = built(**recipe)
+    ids = Foam(**recipe).ids(labels.shape, 4.0, parameters, json.loads(json.dumps(facts)))
+    assert ids.shape == labels.shape and set(np.unique(ids)) == set(range(facts["n_cells"]))
+    for axis in range(3):
+        near, far = (np.moveaxis(a, axis, 0) for a in (ids, labels))
+        open_step = (near[1:] != near[:-1]) & (far[1:] == 0) & (far[:-1] == 0)
+        assert open_step.mean() < 1e-5, "a step from pore to pore stays in a cell: walls are two voxels thick or more"
+    at = np.floor(np.array(facts["centres_um"]) / 4.0).astype(int)
+    inside = ((at >= 0) & (at < labels.shape)).all(1)
+    assert np.array_equal(ids[tuple(at[inside].T)], np.flatnonzero(inside)), "a bubble lies in its own cell"
 
 
 def test_open_cells_are_one_pore_in_one_skeleton():

@@ -63,6 +63,14 @@ def test_binder_sits_nearer_to_graphite_than_pores_do():
     assert away[labels == THIRD].mean() < away[labels == PORE].mean()
 
 
+def test_the_gradient_is_the_one_asked():
+    recipe = GraphiteAnode(graphite_fraction=0.5, third="silicon", third_fraction=0.08, gradient=0.8)
+    samples = [build(recipe, (240, 240), seed)[0] > 0 for seed in range(6)]
+    near, far = np.mean([s.reshape(240, 2, 120).mean((0, 2)) for s in samples], 0)
+    # 1 ∓ 0.2 in the middle of the halves, less what flakes flatten at the dense end; it scatters by 0.15
+    assert (far - near) / 0.58 == pytest.approx(0.37, abs=3 * 0.15 / 6**0.5)
+
+
 @pytest.mark.parametrize("shape", [(96, 128), (40, 40, 48)])
 def test_the_same_seed_gives_the_same_bytes(shape):
     recipe = GraphiteAnode(third="silicon", **SMALL)

@@ -215,6 +215,13 @@ def test_a_smooth_field_is_standard_and_has_its_length(shape):
     np.testing.assert_allclose(fine[(slice(1, None, 3),) * len(shape)], field, atol=1e-4)
 
 
+def test_a_field_finer_than_the_voxels_costs_no_more_and_is_noise_to_them():
+    field = smooth_field((200, 160), 1.0, 1e-3, np.random.default_rng(0))
+    assert field.std() == pytest.approx(1, abs=0.05)
+    # drawn with a length of 1.06 voxels: exp(−2²/2·1.06²) = 0.17 at two voxels, next to nothing at three
+    assert abs((field[3:] * field[:-3]).mean()) < 0.08
+
+
 def test_the_tile_is_fixed_and_standard():
     tile = noise_tile()
     assert tile.mean() == pytest.approx(0, abs=1e-4) and tile.std() == pytest.approx(1, abs=1e-4)

@@ -121,6 +121,24 @@ def test_anisotropy_stretches_along_its_axis_only():
         assert along / across == pytest.approx(2.0, rel=0.1)  # voxels of a sixth of a chord hide short ones across
 
 
+@pytest.mark.parametrize("kind", [Sofc, Porous])
+@pytest.mark.parametrize("coarsening", [0.0, 0.4])
+def test_the_gradient_is_the_one_asked(kind, coarsening):
+    recipe = kind(porosity=0.35, gradient=0.8, axis=0, coarsening=coarsening, heterogeneity=0.0)
+    profiles = [(build(recipe, (400, 400), 0.065, seed)[0] == 0).mean(1) for seed in range(6)]
+    slope, mean = np.polyfit((np.arange(400) + 0.5) / 400 - 0.5, np.mean(profiles, 0) / 0.35, 1)
+    # between samples of some hundreds of pores it scatters by 0.15; coarsening adds a tenth of doubt
+    assert slope == pytest.approx(0.8, abs=3 * 0.15 / 6**0.5 + (0.08 if coarsening else 0))
+    assert mean == pytest.approx(1, abs=3e-3)
+
+
+def test_a_gradient_too_steep_is_refused():
+    with pytest.raises(
+        ValueError, match=r"gradient=1\.0 takes porosity=.* above 0\.95 at one end; take at most 0\.375"
+    ):
+        Porous(porosity=[0.5, 0.8], gradient=1.0)
+
+
 def test_three_phases_percolate_in_3d():
     _, facts = build(Sofc(porosity=0.35, nickel_share=0.5, **PLAIN), (80, 80, 80), 0.1)
     assert np.min(facts["percolating_share"]) > 0.9
@@ -216,6 +234,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(recipe, shape):
         (Sofc, {"coarse_share": 0.6}),
         (Sofc, {"coarse_size_um": None}),
         (Sofc, {"anisotropy": 0.1}),
+        (Sofc, {"gradient": 2}),
         (Sofc, {"axis": 3}),
         (Sofc, {"axis": 1.0}),
         (Porous, {"porosity": 0.96}),

@@ -1,11 +1,12 @@
 """Sphere packs: nothing overlaps, the fraction is met, and painting is the geometry of circles."""
 
+import json
 from itertools import product
 
 import numpy as np
 import pytest
 
-from data_gen.microstructure.spheres import MAX_FRACTION, Spheres, ball_volume, draw_radii, pack, paint
+from data_gen.microstructure.spheres import MAX_FRACTION, Spheres, ball_volume, draw_radii, pack, paint, sphere_ids
 
 
 def deepest_overlap(box, centres, radii):
@@ -175,6 +176,21 @@ def test_the_global_generators_are_left_alone():
     before = np.random.get_state()[1].copy()  # noqa: NPY002
     Spheres().build((40, 40), 1.0, {"fraction": 0.4, "mean_radius_um": 4.0, "radius_cv": 0.2}, np.random.default_rng(0))
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+
+
+@pytest.mark.parametrize("shape", [(96, 80), (32, 40, 36)])
+def test_ids_tell_the_spheres_apart_at_any_voxel_size(shape):
+    recipe, rng = Spheres(fraction=0.4, mean_radius_um=4.0, radius_cv=0.2), np.random.default_rng(4)
+    labels, facts = recipe.build(shape, 1.0, recipe.draw(rng), rng)
+    facts = json.loads(json.dumps(facts))
+    ids = sphere_ids(shape, 1.0, facts)
+    # coordinates are kept to 1e-4 µm: a voxel centre on a surface may change sides
+    assert ((ids > 0) != (labels > 0)).mean() < 1e-3
+    fine = sphere_ids(tuple(3 * n for n in shape), 1 / 3, facts)
+    assert np.array_equal(fine[tuple(slice(1, None, 3) for _ in shape)], ids), "every third voxel centre is the same"
+    volumes = np.bincount(fine.ravel(), minlength=facts["n_objects"] + 1)[1:] / 3 ** len(shape)
+    # a digitised ball of 4 voxels or more (12 fine ones): well within 3 % of its volume
+    np.testing.assert_allclose(volumes, ball_volume(facts["radii_um"], len(shape)), rtol=0.03)
 
 
 def test_parameters_are_drawn_within_their_ranges():
