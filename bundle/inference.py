@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from monai.transforms import Compose, MapTransform
-from monai.utils import convert_to_tensor
+from monai.utils import convert_to_dst_type, convert_to_tensor
 from tqdm import tqdm
+
+from bundle.slices import stack_neighbours
 
 BLOCK_VOXELS = 2**24  # logits of a block: 64 MiB a class in float32
 
@@ -48,6 +50,8 @@ class VolumeInferer(Inferer):
         2D, 8 times in 3D.
     amp: run the network under bfloat16 autocast; windows are blended in float32.
     progress: show MONAI's progress bar.
+    neighbours: slices on each side that a 2D network sees as channels beside its own (2.5D), 0 for none. At the ends of
+        a volume, and for a single image, the last slice stands in for those that are missing.
 
     An image smaller than the window is padded by repeating its border.
     Raises ValueError for arguments out of range.
@@ -62,6 +66,7 @@ class VolumeInferer(Inferer):
         mirror: bool = False,
         amp: bool = False,
         progress: bool = False,
+        neighbours: int = 0,
     ) -> None:
         super().__init__()
         self.roi_size = tuple(int(size) for size in roi_size)
@@ -73,13 +78,16 @@ class VolumeInferer(Inferer):
             raise ValueError(f"overlap {overlap} must be at least 0 and below 1, for example 0.25")
         if mode not in ("gaussian", "constant"):
             raise ValueError(f"mode {mode!r} must be 'gaussian' or 'constant'")
+        if neighbours < 0 or (neighbours and len(self.roi_size) == 3):
+            raise ValueError(f"neighbours {neighbours} must be at least 0, and 0 for a 3D roi_size {self.roi_size}")
         self.sw_batch_size, self.overlap, self.mode = sw_batch_size, overlap, mode
-        self.mirror, self.amp, self.progress = mirror, amp, progress
+        self.mirror, self.amp, self.progress, self.neighbours = mirror, amp, progress, neighbours
         axes = range(2, 2 + len(self.roi_size)) if mirror else ()
         self._flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args, **kwargs) -> torch.Tensor:
-        """inputs: (B, C, x, y[, z]) float. Returns logits (B, classes, x, y[, z]) float32.
+        """inputs: (B, C, x, y[, z]) float; C is 1 where there are ``neighbours``. The network gets windows
+        (B, C, window), or (B, 2·neighbours + 1, window). Returns logits (B, classes, x, y[, z]) float32.
 
         Raises ValueError if the input's spatial axes do not fit ``roi_size``.
         """
@@ -102,6 +110,10 @@ class VolumeInferer(Inferer):
                 f"the input has shape {tuple(inputs.shape)}, {spatial} spatial axes; roi_size "
                 f"{self.roi_size} needs (batch, channel) and {allowed} spatial axes"
             )
+
+        if self.neighbours:
+            stacked = stack_neighbours(convert_to_tensor(inputs, track_meta=False), self.neighbours)
+            inputs = convert_to_dst_type(stacked, inputs)[0]
 
         def predict(windows: torch.Tensor) -> torch.Tensor:
             with _autocast(windows.device, self.amp):
@@ -164,8 +176,8 @@ def segment(
     """Segment one image or volume.
 
     image: (x, y) or (x, y, z), any real dtype.
-    network: (B, 1, window) → logits (B, classes, window); it is moved to ``device`` and left in evaluation
-    mode.
+    network: (B, 1, window), or (B, 2·neighbours + 1, window), → logits (B, classes, window); it is moved to ``device``
+    and left in evaluation mode.
     preprocessing: MONAI transform of the whole image (1, x, y[, z]) float32, an array transform or a
         dictionary one with the key 'image'; it may change values, not the shape. None for none.
     inferer: a VolumeInferer.
@@ -173,8 +185,8 @@ def segment(
     progress: show a progress bar of windows.
     classes: the number of classes that the network must give, checked at the first window.
 
-    A large image is processed in blocks (about 16 million voxels, neighbours overlapping by a window, no
-    overlap between the slices of a 2D network), so that beside the image only labels, and probabilities if
+    A large image is processed in blocks (about 16 million voxels, overlapping by a window, between the slices of a 2D
+    network only by the neighbours that it sees), so that beside the image only labels, and probabilities if
     asked for, are whole. Raises ValueError for an image that does not fit the inferer, a network with one
     or an unexpected number of classes, or a preprocessing that changes the shape.
     """
@@ -188,17 +200,15 @@ def segment(
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
     normalised = _preprocess(image, preprocessing)
-    flat = len(inferer.roi_size) == 2
-    network = network.to(device, memory_format=torch.channels_last if flat else torch.contiguous_format).eval()
-    blocks = list(_blocks(image.shape, inferer.roi_size, BLOCK_VOXELS))
+    network = network.to(device, memory_format=_memory_format(network, inferer)).eval()
+    blocks = list(_blocks(image.shape, inferer.roi_size, BLOCK_VOXELS, inferer.neighbours))
     labels = np.empty(image.shape, dtype=np.uint8)
     soft: np.ndarray | None = None
     windows = sum(inferer.window_count([s.stop - s.start for s in outer]) for outer, _, _ in blocks)
     with torch.inference_mode(), tqdm(total=windows, unit="window", disable=not progress) as bar:
 
         def predict(x: torch.Tensor) -> torch.Tensor:
-            # channels-last is 1.6 times faster on a CPU
-            logits = network(x.contiguous(memory_format=torch.channels_last) if flat else x)
+            logits = network(x)
             _check_classes(logits, classes)
             bar.update(len(x))
             return logits
@@ -213,6 +223,18 @@ def segment(
                 soft[(slice(None), *core)] = logits.softmax(0).half().cpu().numpy()
             del block, logits
     return Segmentation(labels, soft, time.perf_counter() - start, _peak_memory_bytes(device))
+
+
+def _memory_format(network: torch.nn.Module, inferer: VolumeInferer) -> torch.memory_format:
+    """The faster layout of a network's weights, which its feature maps then follow.
+
+    Measured on a CPU, 4 windows of 256²: channels-last takes 0.7 to 1.0 of the time with batch or group norm, and 1.1
+    to 1.3 times as long with instance norm, which torch computes channels-first.
+    """
+    instance_norms = (torch.nn.InstanceNorm2d, torch.nn.InstanceNorm3d)
+    if len(inferer.roi_size) == 3 or any(isinstance(module, instance_norms) for module in network.modules()):
+        return torch.contiguous_format
+    return torch.channels_last
 
 
 def _preprocess(image: np.ndarray, transform: Callable | None) -> torch.Tensor:
@@ -247,13 +269,17 @@ def _check_classes(logits: torch.Tensor, classes: int | None) -> None:
 Block = tuple[slice, ...]
 
 
-def _blocks(shape: Sequence[int], roi: Sequence[int], limit: int) -> Iterator[tuple[Block, Block, Block]]:
+def _blocks(
+    shape: Sequence[int], roi: Sequence[int], limit: int, neighbours: int = 0
+) -> Iterator[tuple[Block, Block, Block]]:
     """Cut an image into blocks: what to read, the part of it to keep, and where that part belongs.
 
-    Between blocks half a window more is read on each side, since a window's border is where it errs. Axes
-    beyond the window's (the slices of a 2D network) are independent and need none.
+    Between blocks half a window more is read on each side, since a window's border is where it errs. Along the slices
+    of a 2D network that is the ``neighbours`` that it sees; each neighbour also counts as voxels of the block.
     """
+    margins = [window // 2 for window in roi] + [neighbours] * (len(shape) - len(roi))
     roi = (*roi, *[1] * (len(shape) - len(roi)))
+    limit = limit // (2 * neighbours + 1)
     size = list(shape)
     size[-1] = size[-1] if roi[-1] > 1 else max(1, min(size[-1], limit // math.prod(size[:-1])))
     while math.prod(size) > limit:
@@ -263,9 +289,9 @@ def _blocks(shape: Sequence[int], roi: Sequence[int], limit: int) -> Iterator[tu
         size[axis] = math.ceil(size[axis] / 2)
     for starts in itertools.product(*(range(0, n, step) for n, step in zip(shape, size, strict=True))):
         outer, inner, core = [], [], []
-        for start, step, n, window in zip(starts, size, shape, roi, strict=True):
+        for start, step, n, margin in zip(starts, size, shape, margins, strict=True):
             stop = min(start + step, n)
-            low, high = max(0, start - window // 2), min(n, stop + window // 2)
+            low, high = max(0, start - margin), min(n, stop + margin)
             outer.append(slice(low, high))
             inner.append(slice(start - low, stop - low))
             core.append(slice(start, stop))
@@ -283,11 +309,10 @@ def _peak_memory_bytes(device: torch.device) -> int | None:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def load_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
-    """Load a flat state dict, or the 'network' entry of a training checkpoint, strictly.
+def read_weights(path: str | os.PathLike) -> dict[str, torch.Tensor]:
+    """The tensors of a flat state dict, or of the 'network' entry of a training checkpoint, by name, on the CPU.
 
-    Raises FileNotFoundError if there is no file; ValueError, one line, if it holds no weights or they do
-    not fit.
+    Raises FileNotFoundError if there is no file; ValueError, one line, if it holds no weights.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -299,6 +324,16 @@ def load_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
         state = state["network"]
     if not (isinstance(state, dict) and state and all(torch.is_tensor(value) for value in state.values())):
         raise ValueError(f"{path}: holds neither a flat state dict nor a checkpoint with the key 'network'")
+    return state
+
+
+def load_weights(network: torch.nn.Module, path: str | os.PathLike) -> None:
+    """Load a flat state dict, or the 'network' entry of a training checkpoint, strictly.
+
+    Raises FileNotFoundError if there is no file; ValueError, one line, if it holds no weights or they do
+    not fit.
+    """
+    state = read_weights(path)
     expected = network.state_dict()
     problems = [f"{key} is missing in the file" for key in expected if key not in state]
     problems += [f"{key} is not in the network" for key in state if key not in expected]

@@ -17,6 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import numpy as np
 import torch
 from fire.parser import DefaultParseValue
@@ -24,16 +25,41 @@ from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
 from monai.data import load_decathlon_datalist
 from monai.data.utils import set_rnd
-from torch.utils.tensorboard import SummaryWriter
+from monai.engines.utils import IterationEvents
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 
-from bundle.pictures import error_map, label_colours, to_grey
-from bundle.volume_io import atomic_path, write_json
+from bundle.volume_io import atomic_path, one_line, write_json
 
 _PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel", "tensorboard")
 
 
+def read_class_names(path: str) -> list[str]:
+    """The names of the classes of a data set, in the order of the labels; 0 is the first.
+
+    Args:
+        path: a decathlon-style ``dataset.json``, whose ``labels`` are ``{"0": name, "1": name, …}``.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ValueError: it is no JSON, or does not name two or more classes 0, 1, … each by a text of its own.
+    """
+    content = _read_datalist(Path(path))
+    labels = content.get("labels")
+    names = list(labels.values()) if isinstance(labels, dict) else []
+    numbered = isinstance(labels, dict) and set(labels) == {str(k) for k in range(len(labels))}
+    texts = all(isinstance(name, str) and name for name in names)
+    if not numbered or not texts or len(names) < 2 or len(set(names)) < len(names):
+        raise ValueError(
+            f"{path}: labels is {labels!r}; it must name each class once, from 0 on, for example "
+            '{"0": "pore", "1": "particle"}'
+        )
+    return [labels[str(k)] for k in range(len(labels))]
+
+
 def load_datalist(
-    path: str, split: str, class_names: Sequence[str], spatial_dims: int, limit: int | None = None
+    path: str, split: str, class_names: Sequence[str], data_dims: int, limit: int | None = None
 ) -> list[dict[str, str]]:
     """Image and label paths of one split of a decathlon-style ``dataset.json``, checked before the work starts.
 
@@ -41,7 +67,7 @@ def load_datalist(
         path: the JSON file; paths inside are relative to its folder.
         split: ``training``, ``validation`` or ``test``.
         class_names: the classes that the network is built for, in the order of the labels.
-        spatial_dims: 2 or 3, what the network is built for.
+        data_dims: 2 or 3, what the configs are for: images, or volumes (which a 2D network can take slice by slice).
         limit: use only the first so many pairs.
 
     Returns:
@@ -52,19 +78,15 @@ def load_datalist(
         ValueError: other classes, other dimensions, an empty split.
     """
     source = Path(path)
-    if not source.is_file():
-        raise FileNotFoundError(
-            f"no data set at {source}; make one: python -m monai.bundle run "
-            f"--config_file configs/generate_spheres.json --count 1000 --output_dir {source.parent}"
-        )
-    content = json.loads(source.read_text())
-    names = [content["labels"][str(k)] for k in range(len(content["labels"]))]
+    content = _read_datalist(source)
+    names = read_class_names(path)
     if names != list(class_names):
         raise ValueError(f"{source} has the classes {names}, the network is built for class_names={list(class_names)}")
-    if content.get("tensorImageSize", f"{spatial_dims}D") != f"{spatial_dims}D":
+    if content.get("tensorImageSize", f"{data_dims}D") != f"{data_dims}D":
         raise ValueError(
-            f"{source} is {content['tensorImageSize']}, the network is built for spatial_dims={spatial_dims}; "
-            "3D data take the overlay: --config_file \"['configs/train.json','configs/volume_3d.json']\""
+            f"{source} is {content['tensorImageSize']}, the configs are for {data_dims}D data; volumes take one of two "
+            "overlays after configs/train.json: configs/volume_3d.json (3D network) or configs/slices_25d.json (2D "
+            "network on slices), images take none"
         )
     pairs = load_decathlon_datalist(source, is_segmentation=True, data_list_key=split)[:limit]
     if not pairs:
@@ -74,6 +96,21 @@ def load_datalist(
             if not Path(file).is_file():
                 raise FileNotFoundError(f"{source} lists {file}, which does not exist; generate the data set again")
     return pairs
+
+
+def _read_datalist(path: Path) -> dict:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no data set at {path}; make one: python -m monai.bundle run "
+            f"--config_file configs/generate_spheres.json --count 1000 --output_dir {path.parent}"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is no JSON ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}; a data list is an object with labels and splits")
+    return content
 
 
 class TrainingState:
@@ -89,10 +126,14 @@ class TrainingState:
     carries the best score over to a resumed run; that is why this exists. It belongs after the validation handler,
     and before the board, which would otherwise overwrite the record of a run that this refuses to touch.
 
+    With several processes rank 0 writes, all ranks read, and each draws random transforms of its own.
+
     Args:
         output_dir: where the files go.
-        network, optimizer, lr_scheduler: what is saved and restored.
-        evaluator: validates; its key metric decides (larger is better).
+        network, optimizer, lr_scheduler: what is saved and restored; besides, what the trainer names in
+            ``extra_parts`` (name to object with a state dict), if it does.
+        evaluator: validates; its key metric decides (larger is better), its network's weights are ``model.pt``.
+        average: fed after every step, saved and restored.
         patience: epochs without improvement before the run stops; 0 never stops.
         resume: go on from ``last.pt`` if there is one; otherwise an existing one is an error.
         seed: of the random transforms.
@@ -111,9 +152,13 @@ class TrainingState:
         patience: int = 0,
         resume: bool = True,
         seed: int = 0,
+        average: WeightAverage | None = None,
     ):
         self.output_dir = Path(output_dir)
-        self.parts = {"network": network, "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.parts = {"network": unwrapped(network), "optimizer": optimizer, "lr_scheduler": lr_scheduler}
+        self.average = average
+        if average is not None and average.decay is not None:
+            self.parts["average"] = average
         self.evaluator, self.patience, self.resume, self.seed = evaluator, patience, resume, seed
         self.best_score, self.best_epoch = -math.inf, 0
         self.history: list[dict] = []
@@ -126,25 +171,30 @@ class TrainingState:
         engine.add_event_handler(Events.STARTED, self._restore)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._keep_loss)
+        if self.average is not None:
+            self.average.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
         engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _restore(self, engine: Engine) -> None:
+        self.parts |= getattr(engine, "extra_parts", {})
         path = self.output_dir / "last.pt"
         if not path.exists():
             return
         if not self.resume:
             raise ValueError(f"{self.output_dir} holds a run; choose a new output_dir, or go on with --resume True")
         state = torch.load(path, map_location="cpu", weights_only=True)
-        # a run that is made longer follows the longer schedule: its own arguments win over the saved ones
-        schedule = self.parts["lr_scheduler"]
-        arguments = set(inspect.signature(type(schedule)).parameters) - {"last_epoch"}
+        if "average" in state and "average" not in self.parts:
+            raise ValueError(f"{path} is of a run with ema_decay; give it again, or choose a new output_dir")
         try:
-            state["lr_scheduler"] |= {k: v for k, v in schedule.state_dict().items() if k in arguments}
             for name, part in self.parts.items():
+                if isinstance(part, LRScheduler):
+                    # a run that is made longer follows the longer schedule: its own arguments win over the saved ones
+                    arguments = set(inspect.signature(type(part)).parameters) - {"last_epoch"}
+                    state[name] |= {k: v for k, v in part.state_dict().items() if k in arguments}
                 part.load_state_dict(state[name])
         except (RuntimeError, KeyError, ValueError) as error:
-            line = str(error).splitlines()[0]
+            line = f"no {error} in it" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise ValueError(f"{path} is of another network or optimiser ({line}); choose a new output_dir") from None
         self.history, self.best_score, self.best_epoch = state["history"], state["best_score"], state["best_epoch"]
         engine.state.epoch, engine.state.iteration = state["epoch"], state["iteration"]
@@ -153,7 +203,8 @@ class TrainingState:
             self.logger.info(f"all {engine.state.max_epochs} epochs are done; raise --max_epochs to train on")
 
     def _start_epoch(self, engine: Engine) -> None:
-        seed = int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
+        entropy = [self.seed, engine.state.epoch, idist.get_rank()]
+        seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         torch.manual_seed(seed)
         set_rnd(engine.data_loader.dataset, seed)
         self._losses, self._epoch_start = [], time.monotonic()
@@ -173,7 +224,7 @@ class TrainingState:
             "iteration": engine.state.iteration,
             "seconds": round(time.monotonic() - self._epoch_start, 3),
             "learning_rate": self.parts["optimizer"].param_groups[0]["lr"],
-            "train_loss": float(np.mean(self._losses)),
+            "train_loss": idist.all_reduce(float(np.mean(self._losses))) / idist.get_world_size(),
         }
         validated = self.evaluator.state.metrics and self.evaluator.state.epoch == engine.state.epoch
         if validated:
@@ -182,7 +233,7 @@ class TrainingState:
             score = float(metrics[self.evaluator.state.key_metric_name])
             if score > self.best_score:
                 self.best_score, self.best_epoch = score, engine.state.epoch
-                _save(self.parts["network"].state_dict(), self.output_dir / "model.pt")
+                _save(unwrapped(self.evaluator.network).state_dict(), self.output_dir / "model.pt")
         self.history.append(entry)
         _save(
             {
@@ -195,7 +246,8 @@ class TrainingState:
             },
             self.output_dir / "last.pt",
         )
-        write_json(self.output_dir / "history.json", self.history)
+        if idist.get_rank() == 0:
+            write_json(self.output_dir / "history.json", self.history)
         if self.patience and self.best_epoch and engine.state.epoch - self.best_epoch >= self.patience:
             self.logger.info(f"no better score since epoch {self.best_epoch}: stopped after {engine.state.epoch}")
             engine.terminate()
@@ -203,7 +255,102 @@ class TrainingState:
     def _complete(self, engine: Engine) -> None:
         if not self.best_epoch:  # fewer epochs than val_interval
             self.logger.warning("no validation was run: model.pt holds the weights of the last epoch")
-            _save(self.parts["network"].state_dict(), self.output_dir / "model.pt")
+            _save(unwrapped(self.evaluator.network).state_dict(), self.output_dir / "model.pt")
+
+
+class WeightAverage:
+    """Exponential moving average of the weights of a network, which is then what is validated and kept.
+
+    After step n = 1, 2, …: average ← d·average + (1 − d)·weights with d = min(decay, n / (n + 9)), so that the random
+    start is soon forgotten (Tarvainen and Valpola, arXiv 1703.01780; the ramp is TensorFlow's
+    ``ExponentialMovingAverage``, whose steps count from 0). Buffers, such as running statistics, are copied.
+
+    Args:
+        network: the one that is trained.
+        decay: 0 < decay < 1, for example 0.999; None for no average.
+
+    ``network`` is the average, or without one the trained network itself, never wrapped for several processes.
+
+    Raises:
+        ValueError: ``decay`` out of range.
+    """
+
+    def __init__(self, network: torch.nn.Module, decay: float | None = None):
+        if decay is not None and not 0 < decay < 1:
+            raise ValueError(f"ema_decay {decay} must be above 0 and below 1, for example 0.999, or null for none")
+        self.decay, self._trained, self._average = decay, unwrapped(network), None
+        self.network = self._trained
+        if decay is not None:
+            self._average = AveragedModel(self._trained, multi_avg_fn=self._blend)
+            self.network = self._average.module.requires_grad_(False)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+        if self._average is not None:
+            engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: self._average.update_parameters(self._trained))
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Averaged weights and the number of steps; empty without an average."""
+        return {} if self._average is None else self._average.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take up what ``state_dict`` gave."""
+        self._average.load_state_dict(state)
+
+    def _blend(self, averaged: list[torch.Tensor], weights: list[torch.Tensor], steps: torch.Tensor) -> None:
+        n = int(steps) + 1  # torch copies the weights in the first step
+        torch._foreach_lerp_(averaged, weights, 1 - min(self.decay, n / (n + 9)))
+
+
+class GradientClip:
+    """Scales the gradients of a step down where their norm, over all parameters, is above ``max_norm`` (> 0).
+
+    None does nothing. Raises ValueError for another ``max_norm``, and for a trainer that accumulates gradients, whose
+    sums it would clip half-made.
+    """
+
+    def __init__(self, max_norm: float | None = None):
+        if max_norm is not None and not max_norm > 0:
+            raise ValueError(f"gradient_clip {max_norm} must be above 0, for example 1.0, or null for none")
+        self.max_norm = max_norm
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to a MONAI trainer."""
+        if self.max_norm is None:
+            return
+        if getattr(engine, "accumulation_steps", 1) > 1:
+            raise ValueError(f"gradient_clip {self.max_norm} does not work with accumulation_steps; leave one of them")
+        engine.add_event_handler(IterationEvents.BACKWARD_COMPLETED, self._clip)
+
+    def _clip(self, engine: Engine) -> None:
+        if engine.scaler is not None:  # CUDA's float16: gradients are scaled until the optimiser steps
+            engine.scaler.unscale_(engine.optimizer)
+        parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.max_norm)
+
+
+class ShareBuffers:
+    """Gives rank 0's buffers (running statistics) to all ranks when the evaluator starts: all validate one network.
+
+    Training gives each rank statistics of its own batches. Validation takes the network without its
+    DistributedDataParallel, whose forward pass would wait for ranks that have fewer windows.
+    """
+
+    def __init__(self, network: torch.nn.Module):
+        self.network = unwrapped(network)
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the evaluator."""
+        engine.add_event_handler(Events.STARTED, self._share)
+
+    def _share(self, engine: Engine) -> None:
+        for buffer in self.network.buffers():
+            torch.distributed.broadcast(buffer, 0)
+
+
+def unwrapped(network: torch.nn.Module) -> torch.nn.Module:
+    """The network inside torch's DistributedDataParallel, or the network itself."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
 
 
 class RunRecord:
@@ -225,96 +372,15 @@ class RunRecord:
             "hyper_parameters": {k: _plain(v) for k, v in self.hyper_parameters.items()},
             "config": resolved_config(sys.argv),
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
-            "git_revision": _git_revision(),
+            "git_revision": git_revision(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "processes": idist.get_world_size(),
             "threads": torch.get_num_threads(),
         }
 
     def write(self) -> None:
         """Write ``run.json`` into ``output_dir``."""
         write_json(self.output_dir / "run.json", self.content)
-
-
-class TrainingBoard:
-    """TensorBoard of a run: what MONAI's TensorBoardStatsHandler does not show.
-
-    Learning rate, Dice and IoU of each class, panels of image, label, prediction and error, the hyper-parameters and
-    the run's configuration as text. Share the ``SummaryWriter`` with MONAI's handlers, so that a run is one event file.
-
-    Args:
-        summary_writer: the shared writer.
-        record: gives configuration and hyper-parameters, and is written to disk when the run starts.
-        evaluator: its ``metric_details`` hold (images, classes) scores, its output the pictures.
-        optimizer: its learning rate is logged.
-        class_names: in the order of the labels.
-        per_class: name of a metric in ``metric_details`` to the tag it gets.
-        image_interval: epochs between panels.
-    """
-
-    def __init__(
-        self,
-        summary_writer: SummaryWriter,
-        record: RunRecord,
-        evaluator: Engine,
-        optimizer: torch.optim.Optimizer,
-        class_names: Sequence[str],
-        per_class: Mapping[str, str],
-        image_interval: int = 1,
-    ):
-        self.writer, self.record, self.evaluator, self.optimizer = summary_writer, record, evaluator, optimizer
-        self.class_names, self.per_class, self.image_interval = list(class_names), dict(per_class), image_interval
-
-    def attach(self, engine: Engine) -> None:
-        """Attach to the trainer, after the validation handler."""
-        engine.add_event_handler(Events.STARTED, self._describe)
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
-        engine.add_event_handler(Events.COMPLETED, self._close)
-
-    def _describe(self, engine: Engine) -> None:
-        self.record.write()
-        content = self.record.content
-        rows = "\n".join(f"| {k} | {v} |" for k, v in content["hyper_parameters"].items())
-        self.writer.add_text("hyper-parameters", f"| name | value |\n|---|---|\n{rows}", engine.state.epoch)
-        text = json.dumps(content, indent=2)
-        self.writer.add_text("run", "\n".join(f"    {line}" for line in text.splitlines()), engine.state.epoch)
-
-    def _log(self, engine: Engine) -> None:
-        epoch = engine.state.epoch
-        self.writer.add_scalar("learning_rate", self.optimizer.param_groups[0]["lr"], epoch)
-        if self.evaluator.state.epoch != epoch:
-            return
-        for metric, tag in self.per_class.items():
-            scores = self.evaluator.state.metric_details[metric].float().nanmean(0)
-            for name, score in zip(self.class_names, scores, strict=True):
-                self.writer.add_scalar(f"{tag}/{name}", float(score), epoch)
-        if epoch % self.image_interval == 0:
-            self.writer.add_image("validation: image, label, prediction, error", self._panels(), epoch)
-        self.writer.flush()
-
-    def _panels(self, most: int = 4) -> np.ndarray:
-        """uint8 (3, rows, columns): the last validation batch, one image a row."""
-        rows = []
-        for item in self.evaluator.state.output[:most]:
-            image, label, pred = (item[k].detach().cpu().float().numpy() for k in ("image", "label", "pred"))
-            label, pred = label.argmax(0), pred.argmax(0)
-            image = image[0]
-            if image.ndim == 3:
-                middle = image.shape[-1] // 2
-                image, label, pred = image[..., middle], label[..., middle], pred[..., middle]
-            n = len(self.class_names)
-            panels = [to_grey(image), label_colours(label, n), label_colours(pred, n), error_map(pred, label)]
-            rows.append(np.concatenate([p.transpose(1, 0, 2) for p in panels], axis=1))  # (x, y) to rows, columns
-        width = max(r.shape[1] for r in rows)
-        rows = [np.pad(r, ((0, 2), (0, width - r.shape[1]), (0, 0)), constant_values=255) for r in rows]
-        return np.concatenate(rows).transpose(2, 0, 1)
-
-    def _close(self, engine: Engine) -> None:
-        scores = {f"final/{k}": float(v) for k, v in self.evaluator.state.metrics.items()}
-        values = self.record.content["hyper_parameters"]
-        plain = {k: v if isinstance(v, (bool, int, float, str)) else str(v) for k, v in values.items()}
-        if scores:
-            self.writer.add_hparams(plain, scores, run_name="hyper_parameters", global_step=engine.state.epoch)
-        self.writer.close()
 
 
 def resolved_config(argv: Sequence[str]) -> dict | None:
@@ -344,11 +410,6 @@ def resolved_config(argv: Sequence[str]) -> dict | None:
     return parser.get()
 
 
-def _save(state: Mapping[str, Any], path: Path) -> None:
-    with atomic_path(path) as temporary:
-        torch.save(dict(state), temporary)
-
-
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
@@ -360,9 +421,16 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _git_revision() -> str | None:
+def git_revision() -> str | None:
+    """What ``git describe`` says of the code, None where there is no git or no repository."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    if idist.get_rank() == 0:
+        with atomic_path(path) as temporary:
+            torch.save(dict(state), temporary)

@@ -19,6 +19,29 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def bundle_run():
+    """Run configs of this bundle in this process: ``bundle_run(["train.json", …], output_dir=…, …)``."""
+
+    def run(names: list[str], kind: str = "train", **overrides):
+        from monai.bundle import ConfigWorkflow
+
+        flow = ConfigWorkflow(
+            config_file=[str(ROOT / "configs" / name) for name in names],
+            meta_file=str(ROOT / "configs/metadata.json"),
+            logging_file=str(ROOT / "configs/logging.conf"),
+            workflow_type=kind,
+            bundle_root=str(ROOT),
+            **overrides,
+        )
+        flow.initialize()
+        flow.run()
+        flow.finalize()
+        return flow
+
+    return run
+
+
 def make_dataset(folder: Path, shape: list[int], count: int) -> Path:
     """A generated data set of small samples, scanned with one energy to be quick."""
     from data_gen.dataset import SyntheticDataset

@@ -136,6 +136,8 @@ def test_wrong_dimension(roi, shape):
         {"roi_size": (8, 8), "overlap": -0.1},
         {"roi_size": (8, 8), "mode": "linear"},
         {"roi_size": (8, 8), "sw_batch_size": 0},
+        {"roi_size": (8, 8), "neighbours": -1},
+        {"roi_size": (8, 8, 8), "neighbours": 1},
     ],
 )
 def test_arguments_out_of_range(arguments):
@@ -153,6 +155,51 @@ def test_window_count_is_what_the_network_sees(roi, shape, overlap, mirror):
     with torch.no_grad():
         inferer(torch.zeros(1, 1, *shape), lambda x: seen.append(len(x)) or network(x))
     assert sum(seen) == inferer.window_count(shape)
+
+
+def between_slices(neighbours, weights):
+    """A network of 2·neighbours + 1 channels whose logits are a weighted sum of them, and minus that."""
+    layer = torch.nn.Conv2d(2 * neighbours + 1, 2, kernel_size=1, bias=False)
+    with torch.no_grad():
+        layer.weight[0, :, 0, 0] = torch.as_tensor(weights)
+        layer.weight[1] = -layer.weight[0]
+    return layer
+
+
+def weighted_slices(volume, weights):
+    """What ``between_slices`` says of class 0: a correlation along z with the ends repeated."""
+    n = len(weights) // 2
+    padded = np.pad(volume, ((0, 0), (0, 0), (n, n)), mode="edge")
+    return sum(w * padded[..., k : k + volume.shape[-1]] for k, w in enumerate(weights))
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_neighbouring_slices_are_channels(mirror):
+    volume = random_image(17, 9, 7)
+    weights = [0.5, -2.0, 1.0, 3.0, -1.0]
+    with torch.no_grad():
+        logits = VolumeInferer((8, 8), neighbours=2, mirror=mirror)(
+            torch.from_numpy(volume)[None, None], between_slices(2, weights)
+        )
+    np.testing.assert_allclose(logits[0, 0].numpy(), weighted_slices(volume, weights), atol=1e-5)
+
+
+@pytest.mark.parametrize("limit", [200, 3000, 2**24])
+def test_segment_in_blocks_sees_the_neighbours_across_blocks(monkeypatch, limit):
+    monkeypatch.setattr(inference, "BLOCK_VOXELS", limit)
+    volume = random_image(17, 9, 23) - 0.5
+    weights = [1.0, -2.0, 1.5]
+    result = segment(volume, **options(VolumeInferer((8, 8), neighbours=1), between_slices(1, weights)))
+    expected = weighted_slices(volume, weights)
+    clear = np.abs(expected) > 1e-4
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(result.labels[clear], (expected < 0)[clear])
+
+
+def test_neighbours_of_a_single_image_are_itself():
+    image = random_image(12, 9) - 0.5
+    result = segment(image, **options(VolumeInferer((8, 8), neighbours=1), between_slices(1, [1.0, 2.0, 3.0])))
+    np.testing.assert_array_equal(result.labels, image < 0)
 
 
 # -------------------------------------------------------------------------------------------------- segment
@@ -304,3 +351,11 @@ def test_figure(tmp_path, shape, dtype):
     assert texts[0] == ("0.5 µm" if len(shape) == 2 else "0.2 µm")
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
     assert legend[2] == "absent: 0.0%"
+
+
+@pytest.mark.parametrize(("norm", "form"), [("instance", torch.contiguous_format), ("batch", torch.channels_last)])
+def test_layout_of_the_weights_follows_the_norm(norm, form):
+    network = UNet(2, 1, 2, channels=(4, 8), strides=(2,), norm=norm)
+    segment(random_image(16, 16), **options(VolumeInferer((16, 16)), network))
+    kernels = [p for p in network.parameters() if p.ndim == 4 and min(p.shape) > 1]
+    assert kernels and all(p.is_contiguous(memory_format=form) for p in kernels)

@@ -1,10 +1,15 @@
-"""What a run records about itself."""
+"""The parts of a training: its data list, what it records about itself, averaged weights, clipped gradients."""
 
+import copy
 import json
+from types import SimpleNamespace
 
 import pytest
+import torch
+from ignite.engine import Engine
+from monai.engines import SupervisedTrainer
 
-from bundle.training import load_datalist, resolved_config
+from bundle.training import GradientClip, WeightAverage, load_datalist, read_class_names, resolved_config
 
 
 @pytest.fixture
@@ -45,3 +50,157 @@ def test_file_that_is_gone_is_named(flat_dataset, tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(datalist))
     with pytest.raises(FileNotFoundError, match="tiny_"):
         load_datalist(str(tmp_path / "dataset.json"), "training", ["pore", "particle"], 2)
+
+
+def write_datalist(folder, **content) -> str:
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return str(folder / "dataset.json")
+
+
+def test_class_names_come_in_the_order_of_the_labels(tmp_path):
+    path = write_datalist(tmp_path, labels={"1": "NMC", "2": "CBD", "0": "pore"})
+    assert read_class_names(path) == ["pore", "NMC", "CBD"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        ["pore", "NMC"],
+        {"0": "pore"},
+        {"0": "pore", "2": "NMC"},
+        {"0": "pore", "1": "pore"},
+        {"0": "pore", "1": 1},
+        {"0": "pore", "1": ""},
+    ],
+)
+def test_class_names_that_are_none_are_refused(tmp_path, labels):
+    path = write_datalist(tmp_path, labels=labels)
+    with pytest.raises(ValueError, match="must name each class once") as caught:
+        read_class_names(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_data_list_that_is_none_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data set at"):
+        read_class_names(str(tmp_path / "dataset.json"))
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(ValueError, match="is no JSON"):
+        read_class_names(str(tmp_path / "dataset.json"))
+    with pytest.raises(ValueError, match="holds a list"):
+        (tmp_path / "dataset.json").write_text("[1]")
+        read_class_names(str(tmp_path / "dataset.json"))
+
+
+def test_dimensions_of_the_data_are_checked(flat_dataset, solid_dataset):
+    names = ["pore", "particle"]
+    assert len(load_datalist(str(solid_dataset / "dataset.json"), "training", names, 3)) == 2
+    for folder, dims in ((solid_dataset, 2), (flat_dataset, 3)):
+        with pytest.raises(ValueError, match=r"volume_3d\.json.*slices_25d\.json"):
+            load_datalist(str(folder / "dataset.json"), "training", names, dims)
+
+
+# ------------------------------------------------------------------------------------------- averaged weights
+
+
+def stepped(average: WeightAverage, network: torch.nn.Module, values: list[float]) -> None:
+    """Let the network's weights be each value in turn, one iteration each."""
+
+    def step(engine, value):
+        with torch.no_grad():
+            network.weight.fill_(value)
+            network.running.fill_(value)
+
+    engine = Engine(step)
+    average.attach(engine)
+    engine.run(values)
+
+
+def one_weight() -> torch.nn.Module:
+    network = torch.nn.Linear(1, 1, bias=False)
+    network.register_buffer("running", torch.zeros(1))
+    return network
+
+
+def test_average_is_the_recursion(seed=0):
+    values = torch.rand(60, generator=torch.Generator().manual_seed(seed)).double().tolist()
+    network = one_weight().double()
+    average = WeightAverage(network, 0.8)
+    stepped(average, network, values)
+    expected = values[0]
+    for n, value in enumerate(values[1:], start=2):
+        d = min(0.8, n / (n + 9))
+        expected = d * expected + (1 - d) * value
+    assert average.network.weight.item() == pytest.approx(expected, rel=1e-12)
+    assert average.network.running.item() == values[-1]  # statistics are copied
+    assert network.weight.item() == values[-1]
+
+
+def test_average_goes_on_where_it_was_saved():
+    values = [0.1, 0.5, 0.2, 0.9, 0.4, 0.7]
+    whole, parts = one_weight(), one_weight()
+    one, two = WeightAverage(whole, 0.9), WeightAverage(parts, 0.9)
+    stepped(one, whole, values)
+    stepped(two, parts, values[:3])
+    again = WeightAverage(parts, 0.9)
+    again.load_state_dict(copy.deepcopy(two.state_dict()))
+    stepped(again, parts, values[3:])
+    assert torch.equal(one.network.weight, again.network.weight)
+
+
+def test_no_average_is_the_network_itself():
+    network = one_weight()
+    average = WeightAverage(network, None)
+    stepped(average, network, [1.0, 2.0])
+    assert average.network is network and average.state_dict() == {}
+
+
+@pytest.mark.parametrize("decay", [0, 1, -0.5, 1.5])
+def test_average_out_of_range(decay):
+    with pytest.raises(ValueError, match=f"ema_decay {decay}"):
+        WeightAverage(one_weight(), decay)
+
+
+# ------------------------------------------------------------------------------------------- clipped gradients
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5, 1e9])
+def test_step_of_sgd_is_as_long_as_the_clipped_gradient(max_norm):
+    network = torch.nn.Linear(4, 1, bias=False)
+    start = network.weight.detach().clone()
+    images = torch.full((2, 4), 3.0)
+    trainer = SupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=[{"image": images, "label": torch.zeros(2, 1)}],
+        network=network,
+        optimizer=torch.optim.SGD(network.parameters(), lr=1.0),
+        loss_function=lambda pred, label: pred.mean(),  # its gradient is (3, 3, 3, 3), of norm 6
+        train_handlers=[GradientClip(max_norm)],
+        decollate=False,
+    )
+    trainer.run()
+    length = (network.weight.detach() - start).norm().item()
+    assert length == pytest.approx(0.5 if max_norm == 0.5 else 6.0, rel=1e-5)
+
+
+def test_clipping_takes_the_scale_of_amp_off_first():
+    weight = torch.nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale((weight * 3).sum()).backward()
+    GradientClip(0.5)._clip(SimpleNamespace(scaler=scaler, optimizer=optimizer))
+    assert weight.grad.norm().item() == pytest.approx(0.5, rel=1e-5)
+    scaler.step(optimizer)
+    assert weight.detach().norm().item() == pytest.approx(0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("max_norm", [0, -1.0])
+def test_clipping_out_of_range(max_norm):
+    with pytest.raises(ValueError, match="gradient_clip"):
+        GradientClip(max_norm)
+
+
+def test_clipping_refuses_accumulated_gradients():
+    with pytest.raises(ValueError, match="accumulation_steps"):
+        GradientClip(1.0).attach(SimpleNamespace(accumulation_steps=2))

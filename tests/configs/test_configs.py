@@ -266,6 +266,7 @@ def test_verify_net_in_out(root, name, monkeypatch, tmp_path):
         config_file=str(root / "configs" / name),
         meta_file=str(root / "configs/metadata.json"),
         n=8,
+        class_names=["pore", "particle"],  # there is no data set to ask
     )
 
 
@@ -292,7 +293,8 @@ def test_train_and_inference_configs_describe_the_same_network(root):
     for key in (
         "network_def",
         "intensity",
-        "class_names",
+        "in_channels",
+        "neighbours",
         "channels",
         "strides",
         "num_res_units",

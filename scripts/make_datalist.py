@@ -1,0 +1,192 @@
+"""Make a data set for training from your own images and labels: crops or whole files, and ``dataset.json``.
+
+    python scripts/make_datalist.py --images a.tif --labels a_label.tif --classes pore active CBD \\
+        --map 0:1 1:2 2:0 --voxel-size-um 0.05 --out data/mine
+
+Images and labels are TIFF, NIfTI, .npy or PNG files or folders of slices, given in the same order. ``--classes`` names
+the classes in the order of the labels, 0 (pore or background) first. Where the files count otherwise, ``--map``
+translates: here 0 in the files is class 1, active. To start from trained weights, keep the order of their classes.
+
+``--split region`` cuts every image along its longest axis into a part to train, one to validate and one to test: so a
+single annotated image is enough. ``--split file`` gives whole files to the splits, in the order of the command.
+Then: python -m monai.bundle run --bundle_root . --dataset_dir data/mine
+--config_file "['configs/train.json','configs/transfer.json']"
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bundle import volume_io  # noqa: E402
+
+SPLITS = ("training", "validation", "test")
+
+
+def parse_arguments() -> argparse.Namespace:
+    summary, _, details = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="grey images or volumes")
+    parser.add_argument("--labels", type=Path, nargs="+", required=True, help="their labels, in the same order")
+    parser.add_argument("--classes", nargs="+", required=True, help="names of the classes 0, 1, …")
+    parser.add_argument("--map", nargs="+", default=[], metavar="FROM:TO", help="value in the files to class number")
+    parser.add_argument(
+        "--voxel-size-um", type=float, nargs="+", metavar="UM", help="where the files do not say it, in µm (x y [z])"
+    )
+    parser.add_argument("--split", choices=("region", "file"), default="region", help="default: region")
+    parser.add_argument(
+        "--shares", type=float, nargs=3, default=[0.75, 0.25, 0.0], metavar="SHARE",
+        help="of training, validation and test (default: 0.75 0.25 0)",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the data set")
+    return parser.parse_args()
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    if len(args.images) != len(args.labels):
+        raise ValueError(f"{len(args.images)} images and {len(args.labels)} labels; give one label file for each image")
+    if len(args.classes) < 2 or len(set(args.classes)) < len(args.classes):
+        raise ValueError(f"--classes {' '.join(args.classes)}: give two or more different names")
+    train, validate, test = args.shares
+    if not (train > 0 and validate > 0 and test >= 0 and abs(sum(args.shares) - 1) < 1e-6):
+        raise ValueError(f"--shares {train:g} {validate:g} {test:g}: the first two must be above 0, the sum 1")
+    if args.split == "file" and len(args.images) < sum(share > 0 for share in args.shares):
+        raise ValueError(f"{len(args.images)} pairs are too few to give each split a file; take --split region")
+    if (args.out / "dataset.json").exists():
+        raise ValueError(f"{args.out} holds a data set; give a new folder with --out")
+
+
+def parse_map(pairs: list[str], n_classes: int) -> dict[int, int]:
+    """Value in the files to class number; without pairs the classes themselves."""
+    try:
+        table = dict(tuple(int(n) for n in pair.split(":")) for pair in pairs)
+    except (ValueError, TypeError):
+        raise ValueError(f"--map {' '.join(pairs)}: each must be FROM:TO, two whole numbers such as 0:1") from None
+    wrong = sorted(k for k in table.values() if not 0 <= k < n_classes)
+    if wrong:
+        raise ValueError(
+            f"--map {' '.join(pairs)}: class {wrong[0]} does not exist, --classes names 0 to {n_classes - 1}"
+        )
+    return table or {k: k for k in range(n_classes)}
+
+
+def read_pair(
+    image_path: Path, label_path: Path, voxel_size_um: list[float] | None, table: dict[int, int]
+) -> tuple[volume_io.Volume, np.ndarray]:
+    """The image and its class numbers, uint8 of the same shape, checked."""
+    sizes = voxel_size_um[0] if voxel_size_um and len(voxel_size_um) == 1 else voxel_size_um
+    image = volume_io.read_volume(image_path, sizes)
+    volume_io.check_image(image.array, str(image_path))
+    values = volume_io.read_volume(label_path).array
+    if values.shape != image.array.shape:
+        raise ValueError(f"{label_path}: has shape {values.shape}, its image {image_path.name} {image.array.shape}")
+    present = np.unique(values)
+    unknown = [v for v in present.tolist() if v not in table]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise ValueError(
+            f"{label_path}: holds {', '.join(f'{v:g}' for v in unknown[:5])}{more}, which is no class; name every "
+            "class with --classes, or translate the values with --map FROM:TO"
+        )
+    labels = np.zeros(values.shape, np.uint8)
+    for value, number in table.items():
+        labels[values == value] = number
+    return image, labels
+
+
+def parts(shape: tuple[int, ...], split: str, shares: list[float], index: int, count: int) -> Iterator[tuple]:
+    """(split, where) of the parts of the image ``index`` of ``count``; ``where`` indexes the array."""
+    ends = np.cumsum(shares)
+    if split == "file":
+        last = [max(1, int(share * count)) if share > 0 else 0 for share in shares[1:]]
+        first = count - sum(last)
+        if first < 1:
+            raise ValueError(f"--shares {shares} of {count} files leave none to train on; give training more")
+        yield SPLITS[int(np.searchsorted(np.cumsum([first, *last]), index, side="right"))], ...
+        return
+    axis = int(np.argmax(shape))
+    edges = [0, *(round(end * shape[axis]) for end in ends)]
+    for name, share, low, high in zip(SPLITS, shares, edges[:-1], edges[1:], strict=True):
+        if share > 0:
+            yield name, (*[slice(None)] * axis, slice(low, high))
+
+
+def write_part(
+    out: Path, stem: str, image: volume_io.Volume, labels: np.ndarray, where, split: str
+) -> tuple[dict[str, str], np.ndarray]:
+    """Write one pair; returns its entry in the data list and how many voxels each class has."""
+    grey, classes = image.array[where], labels[where]
+    name = f"{stem}_{split}.nii.gz"
+    volume_io.check_image(grey, f"{image.source}, {split} part")
+    if grey.dtype.name not in volume_io.NIFTI_DTYPES:
+        grey = grey.astype(np.float32)
+    volume_io.write_nifti(out / "images" / name, grey, image.affine)
+    volume_io.write_nifti(out / "labels" / name, classes, image.affine)
+    return {"image": f"images/{name}", "label": f"labels/{name}"}, np.bincount(classes.ravel(), minlength=256)
+
+
+def make(args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """Write the data set; returns the voxels of each class in each split."""
+    table = parse_map(args.map, len(args.classes))
+    lists: dict[str, list] = {split: [] for split in SPLITS}
+    voxels = {split: np.zeros(256, np.int64) for split in SPLITS}
+    sizes, dims = set(), set()
+    for k, (image_path, label_path) in enumerate(zip(args.images, args.labels, strict=True)):
+        image, labels = read_pair(image_path, label_path, args.voxel_size_um, table)
+        sizes.add(image.voxel_size_um)
+        dims.add(labels.ndim)
+        if len(dims) > 1:
+            raise ValueError(f"{image_path}: is {labels.ndim}D, the files before it are not; make a data set of each")
+        for split, where in parts(labels.shape, args.split, args.shares, k, len(args.images)):
+            entry, counts = write_part(
+                args.out, f"{k:03d}_{image_path.name.split('.')[0]}", image, labels, where, split
+            )
+            lists[split].append(entry)
+            voxels[split] += counts
+    content = {
+        "name": args.out.name,
+        "description": f"{len(args.images)} annotated images, split by {args.split}",
+        "tensorImageSize": f"{dims.pop()}D",
+        "channel_names": {"0": "CT"},
+        "labels": {str(k): name for k, name in enumerate(args.classes)},
+    }
+    common = next(iter(sizes)) if len(sizes) == 1 else None
+    if common and len(set(common)) == 1:
+        content["voxel_size_um"] = common[0]
+    volume_io.write_json(args.out / "dataset.json", content | lists)
+    return voxels
+
+
+def report(args: argparse.Namespace, voxels: dict[str, np.ndarray]) -> None:
+    print(f"{'split':<12}{'voxels':>12}" + "".join(f"{name:>12}" for name in args.classes))
+    for split, counts in voxels.items():
+        if counts.sum():
+            shares = counts[: len(args.classes)] / counts.sum()
+            print(f"{split:<12}{counts.sum():>12,}" + "".join(f"{share:>12.2%}" for share in shares))
+    for k, name in enumerate(args.classes):
+        if not voxels["training"][k]:
+            print(f"note: nothing in the training part is {name}; the network cannot learn it", file=sys.stderr)
+    print(f"data set: {args.out / 'dataset.json'}")
+
+
+def main() -> int:
+    args = parse_arguments()
+    try:
+        check_arguments(args)
+        voxels = make(args)
+    except (OSError, ValueError, MemoryError) as error:
+        print(f"make_datalist.py: {volume_io.one_line(error)}", file=sys.stderr)
+        return 2
+    report(args, voxels)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,362 @@
+"""What train.json can be asked for beside its defaults: each option by its effect."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from bundle.volume_io import affine_from_voxel_size, read_volume, write_nifti, write_tiff
+
+SMALL = {
+    "patch_size": [32, 32],
+    "roi_size": [48, 48],
+    "batch_size": 2,
+    "channels": [4, 8],
+    "strides": [2],
+    "num_res_units": 1,
+    "val_interval": 1,
+    "max_epochs": 1,
+}
+NOISE = [{"_target_": "RandGaussianNoised", "keys": "image", "prob": 1.0, "std": 0.5}]
+
+
+@pytest.fixture
+def train(bundle_run, flat_dataset, tmp_path):
+    """Train a small network into tmp_path/name with overlays and options; gives the folder of the run."""
+
+    def run(name: str, *overlays: str, **options) -> Path:
+        given = {"dataset_dir": str(flat_dataset), "output_dir": str(tmp_path / name), **SMALL, **options}
+        bundle_run(["train.json", *overlays], **given)
+        return tmp_path / name
+
+    return run
+
+
+def history(run: Path) -> list[dict]:
+    return json.loads((run / "history.json").read_text())
+
+
+def weights(run: Path, name: str = "model.pt") -> dict[str, torch.Tensor]:
+    state = torch.load(run / name, weights_only=True)
+    return state.get("network", state)
+
+
+def same(a: dict, b: dict) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def parsed(root: Path, *overlays: str, **options) -> ConfigParser:
+    parser = ConfigParser(
+        ConfigParser.load_config_files([str(root / "configs" / n) for n in ("train.json", *overlays)])
+    )
+    parser.update({"bundle_root": str(root), "device": "$torch.device('cpu')", **SMALL, **options})
+    return parser
+
+
+def message(run, *arguments, **options) -> str:
+    """What the error at the root of a run says."""
+    with pytest.raises(Exception) as caught:
+        run(*arguments, **options)
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert "\n" not in str(error)
+    return str(error)
+
+
+# --------------------------------------------------------------------------------------------------- classes
+
+
+@pytest.fixture
+def three_phases(tmp_path) -> Path:
+    """Two images of stripes, one to train and one to validate, as TIFF that the data list names."""
+    folder = tmp_path / "stripes"
+    folder.mkdir()
+    labels = np.repeat(np.arange(48) // 8 % 3, 40).reshape(48, 40).astype(np.uint8)
+    for k in range(2):
+        noise = np.random.default_rng(k).normal(0, 0.05, labels.shape)
+        write_tiff(folder / f"{k}.tif", (labels / 2 + noise).astype(np.float32), None)
+        write_tiff(folder / f"{k}_label.tif", labels, None)
+    pairs = [{"image": f"{k}.tif", "label": f"{k}_label.tif"} for k in range(2)]
+    names = {"0": "pore", "1": "CBD", "2": "NMC"}
+    content = {"labels": names, "tensorImageSize": "2D", "training": pairs[:1], "validation": pairs[1:]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_classes_come_from_the_data_set(train, three_phases):
+    run = train("r", dataset_dir=str(three_phases))
+    assert weights(run)["model.2.0.conv.weight"].shape[1] == 3
+    assert json.loads((run / "run.json").read_text())["hyper_parameters"]["classes"] == "pore, CBD, NMC"
+
+
+def test_classes_that_are_named_are_checked(train, three_phases):
+    names = ["pore", "CBD", "NMC"]
+    assert weights(train("r", dataset_dir=str(three_phases), class_names=names))
+    said = message(train, "s", dataset_dir=str(three_phases), class_names=names[::-1])
+    assert "has the classes ['pore', 'CBD', 'NMC']" in said
+
+
+# ---------------------------------------------------------------------------------------------- augmentation
+
+
+def test_augmentation_comes_after_the_scaling_and_before_the_crop(root, flat_dataset):
+    def kinds(*overlays: str) -> list[str]:
+        parser = parsed(root, *overlays, dataset_dir=str(flat_dataset), augmentation=NOISE)
+        return [type(t).__name__ for t in parser.get_parsed_content("train#preprocessing").transforms]
+
+    scale, noise, patches = "ScaleIntensityRangePercentilesd", "RandGaussianNoised", "RandSpatialCropSamplesd"
+    for overlays, expected in (
+        ([], [scale, noise, patches]),
+        (["volume_3d.json"], [scale, patches, noise]),
+        (["slices_25d.json"], [scale, patches, "SlicesToChannelsd", noise, "RandSpatialCropd"]),
+    ):
+        assert [k for k in kinds(*overlays) if k in expected] == expected
+
+
+def test_augmentation_acts_in_training_only_and_follows_the_seed(train):
+    """With a learning rate of 0 the loss of an epoch depends on what was drawn alone."""
+    still = {"learning_rate": 0.0, "max_epochs": 2}
+    plain, noisy = history(train("plain", **still)), history(train("noisy", augmentation=NOISE, **still))
+    assert noisy[0]["val_loss"] == pytest.approx(plain[0]["val_loss"], rel=1e-6)
+    assert abs(noisy[0]["train_loss"] - plain[0]["train_loss"]) > 1e-4
+    train("parts", augmentation=NOISE, **still | {"max_epochs": 1})
+    parts = history(train("parts", augmentation=NOISE, **still))
+    assert [e["train_loss"] for e in parts] == pytest.approx([e["train_loss"] for e in noisy], rel=1e-6)
+    assert history(train("other", augmentation=NOISE, seed=1, **still))[0]["train_loss"] != noisy[0]["train_loss"]
+
+
+@pytest.mark.parametrize("overlay", ["augment.json", None])
+def test_augmentation_leaves_the_cached_images_as_they_are(root, flat_dataset, overlay):
+    overlays = [overlay] if overlay and (root / "configs" / overlay).exists() else []
+    options = {} if overlays else {"augmentation": NOISE}
+    dataset = parsed(root, *overlays, dataset_dir=str(flat_dataset), **options).get_parsed_content("train#dataset")
+    before = [{k: item[k].clone() for k in ("image", "label")} for item in dataset._cache]
+    for epoch in range(3):
+        dataset.transform.set_random_state(seed=epoch)
+        for k in range(len(dataset)):
+            dataset[k]
+    for item, kept in zip(dataset._cache, before, strict=True):
+        assert all(torch.equal(item[k], kept[k]) for k in kept)
+
+
+# ----------------------------------------------------------------------------------------------------- 2.5D
+
+
+@pytest.fixture
+def ramp(tmp_path) -> Path:
+    """A volume of 24 x 20 x 6 voxels whose grey value and label tell the slice: 10 z, and z mod 2."""
+    folder = tmp_path / "ramp"
+    folder.mkdir()
+    image = np.broadcast_to(10.0 * np.arange(6, dtype=np.float32), (24, 20, 6))
+    affine = affine_from_voxel_size((0.5, 0.5, 0.5))
+    write_nifti(folder / "image.nii.gz", image, affine)
+    write_nifti(folder / "label.nii.gz", (image // 10 % 2).astype(np.uint8), affine)
+    pair = {"image": "image.nii.gz", "label": "label.nii.gz"}
+    content = {"labels": {"0": "even", "1": "odd"}, "tensorImageSize": "3D", "training": [pair], "validation": [pair]}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize("neighbours", [0, 1, 2])
+def test_patches_of_25d_are_slices_with_their_neighbours(root, ramp, neighbours):
+    options = {"dataset_dir": str(ramp), "neighbours": neighbours, "patch_size": [16, 12], "intensity": []}
+    dataset = parsed(root, "slices_25d.json", patches_per_image=60, **options).get_parsed_content("train#dataset")
+    dataset.transform.set_random_state(seed=0)
+    middles = set()
+    for patch in dataset[0]:
+        assert patch["image"].shape[0] == 2 * neighbours + 1 and patch["label"].shape[0] == 1
+        assert sorted(patch["image"].shape[1:]) == [12, 16] and patch["label"].shape[1:] == patch["image"].shape[1:]
+        slices = (patch["image"][:, 0, 0] / 10).tolist()
+        middle = round(slices[neighbours])
+        expected = [min(max(middle + d, 0), 5) for d in range(-neighbours, neighbours + 1)]
+        assert slices in (expected, expected[::-1])
+        assert (patch["label"] == middle % 2).all()
+        middles.add(middle)
+    assert middles == set(range(6))  # the ends, too
+
+
+@pytest.mark.parametrize("neighbours", [0, 1])
+def test_slices_of_volumes_are_trained_evaluated_and_segmented(bundle_run, train, solid_dataset, tmp_path, neighbours):
+    given = {"dataset_dir": str(solid_dataset), "neighbours": neighbours, "patch_size": [16, 16], "roi_size": [24, 24]}
+    run = train("r", "slices_25d.json", augmentation=NOISE, **given)
+    assert weights(run)["model.0.conv.unit0.conv.weight"].shape[1] == 2 * neighbours + 1
+    validated = history(run)[0]["val_mean_dice"]
+    train("r", "slices_25d.json", "evaluate.json", mirror=False, **{"validate#split": "validation"}, **given)
+    report = json.loads((run / "evaluation/metrics.json").read_text())
+    assert report["methods"]["UNet"]["summary"]["mean_dice"]["mean"] == pytest.approx(validated, abs=1e-3)
+    options = {k: SMALL[k] for k in ("channels", "strides", "num_res_units")}
+    bundle_run(
+        ["inference.json"],
+        "infer",
+        dataset_dir=str(solid_dataset / "images"),
+        output_dir=str(tmp_path / "labels"),
+        checkpoint=str(run / "model.pt"),
+        roi_size=[24, 24],
+        neighbours=neighbours,
+        **options,
+    )
+    written = sorted((tmp_path / "labels").iterdir())
+    assert len(written) == 4
+    image = read_volume(sorted((solid_dataset / "images").iterdir())[0])
+    labels = read_volume(written[0])
+    assert labels.array.shape == image.array.shape
+    np.testing.assert_allclose(labels.affine, image.affine)
+
+
+# ------------------------------------------------------------------------------------- weights and their steps
+
+
+def test_averaged_weights_are_validated_kept_and_resumed(train):
+    options = {"ema_decay": 0.9, "max_epochs": 3, "learning_rate": 0.02, "lr_scheduler": CONSTANT}
+    whole = train("whole", **options)
+    last = torch.load(whole / "last.pt", weights_only=True)
+    average = {k.removeprefix("module."): v for k, v in last["average"].items() if k != "n_averaged"}
+    assert int(last["average"]["n_averaged"]) == 6  # 2 batches in each of 3 epochs
+    assert not same(average, last["network"])
+    if last["best_epoch"] == 3:
+        assert same(average, weights(whole))
+    plain = history(train("plain", **options | {"ema_decay": None}))
+    assert [e["train_loss"] for e in history(whole)] == pytest.approx([e["train_loss"] for e in plain], rel=1e-6)
+    assert history(whole)[-1]["val_loss"] != pytest.approx(plain[-1]["val_loss"], rel=1e-4)
+    train("parts", **options | {"max_epochs": 1})
+    parts = train("parts", **options)
+    again = torch.load(parts / "last.pt", weights_only=True)
+    for name in last["average"]:
+        torch.testing.assert_close(again["average"][name], last["average"][name], rtol=1e-4, atol=1e-6)
+    assert "ema_decay" in message(train, "parts", **options | {"ema_decay": None})
+
+
+CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "optimizer": "@optimizer", "factor": 1.0}
+
+
+def test_evaluation_takes_the_averaged_weights(train):
+    options = {"ema_decay": 0.9, "learning_rate": 0.02}
+    run = train("r", **options)
+    validated = history(run)[0]["val_mean_dice"]
+    train("r", "evaluate.json", mirror=False, **{"validate#split": "validation"}, **options)
+    report = json.loads((run / "evaluation/metrics.json").read_text())
+    assert report["methods"]["UNet"]["summary"]["mean_dice"]["mean"] == pytest.approx(validated, abs=1e-3)
+
+
+def test_clipped_steps_are_short(train):
+    """SGD moves the weights by at most learning rate × norm a step."""
+    options = {"optimizer#_target_": "torch.optim.SGD", "learning_rate": 1.0, "lr_scheduler": CONSTANT}
+    clipped = weights(train("clipped", gradient_clip=1e-3, **options), "last.pt")
+    start = weights(train("still", **options | {"learning_rate": 0.0}), "last.pt")
+    moved = sum((clipped[k] - start[k]).square().sum() for k in start).sqrt().item()
+    assert 1e-4 < moved <= 2 * 1e-3 * (1 + 1e-4)  # two steps
+
+
+@pytest.mark.parametrize("amp", [False, True])
+def test_channels_last_trains_alike(train, amp):
+    plain = history(train("plain", amp=amp))[0]
+    run = train("last", channels_last=True, amp=amp)
+    for key in ("train_loss", "val_loss"):
+        assert history(run)[0][key] == pytest.approx(plain[key], rel=0.02 if amp else 1e-4)
+    assert json.loads((run / "run.json").read_text())["hyper_parameters"]["channels_last"] is True
+
+
+# ------------------------------------------------------------------------------------------------- transfer
+
+
+def test_training_on_one_annotated_image_from_other_phases(root, train, tmp_path):
+    """A TIFF pair of three phases through make_datalist.py, started from a network of two."""
+    pretrained = train("pretrained")
+    labels = np.repeat(np.arange(96) // 8 % 3, 40).reshape(96, 40).astype(np.uint8)
+    noise = np.random.default_rng(0).normal(0, 0.05, labels.shape)
+    write_tiff(tmp_path / "a.tif", (labels / 2 + noise).astype(np.float32), None)
+    write_tiff(tmp_path / "a_label.tif", labels, None)
+    command = [sys.executable, str(root / "scripts/make_datalist.py"), "--images", "a.tif", "--labels", "a_label.tif"]
+    command += ["--classes", "pore", "CBD", "NMC", "--out", "one"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    options = {k: v for k, v in SMALL.items() if k not in ("batch_size", "roi_size")} | {"patches_per_image": 4}
+    options |= {"dataset_dir": str(tmp_path / "one"), "pretrained": str(pretrained / "model.pt"), "freeze": True}
+    run = train("r", "transfer.json", steps_per_epoch=3, **options)
+    assert history(run)[0]["iteration"] == 3
+    old, new = weights(pretrained), weights(run, "last.pt")
+    kept = {k for k in old if old[k].shape == new[k].shape}
+    changed = {k.rpartition(".")[0] for k in set(old) - kept}
+    assert changed and kept
+    for k in kept:
+        if k.rpartition(".")[0] not in changed:
+            assert torch.equal(old[k], new[k]), k
+    assert json.loads((run / "run.json").read_text())["hyper_parameters"]["freeze"] is True
+
+
+def test_resumed_run_goes_on_from_its_own_weights(train):
+    pretrained = train("pretrained", seed=1)
+    still = {"pretrained": str(pretrained / "model.pt"), "learning_rate": 0.0}
+    run = train("r", **still)
+    assert same(weights(run), weights(pretrained))
+    state = torch.load(run / "last.pt", weights_only=True)
+    state["network"] = {k: v + 1 for k, v in state["network"].items()}
+    torch.save(state, run / "last.pt")
+    train("r", **still | {"max_epochs": 2})
+    assert same(weights(run, "last.pt"), state["network"])
+
+
+# ------------------------------------------------------------------------------------------ several processes
+
+WHOLE = {  # one step an epoch that sees every pixel, so that the order of the images does not matter
+    "train#random_transforms": [],
+    "patch_size": [48, 64],
+    "optimizer#_target_": "torch.optim.SGD",  # Adam's first steps magnify rounding
+    "learning_rate": 0.1,
+    "lr_scheduler": CONSTANT,
+    "ema_decay": 0.5,
+}
+
+
+def test_two_processes_train_and_score_as_one(root, train, flat_dataset, tmp_path):
+    one = train("one", **WHOLE, batch_size=4)
+    shutil.copytree(one, tmp_path / "two")
+    train("one", **WHOLE, batch_size=4, max_epochs=3)
+    options = {**SMALL, **WHOLE, "batch_size": 2, "max_epochs": 3}
+    options |= {"bundle_root": root, "dataset_dir": flat_dataset, "output_dir": tmp_path / "two"}
+    files = [str(root / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+    command += ["monai.bundle", "run", "--config_file", str(files)]
+    for key, value in options.items():
+        command += [f"--{key}", str(value)]
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    whole, split = history(tmp_path / "one"), history(tmp_path / "two")
+    assert [e["epoch"] for e in split] == [1, 2, 3]
+    for a, b in zip(whole, split, strict=True):
+        for key in ("iteration", "train_loss", "val_loss", "val_mean_dice", "val_class_iou"):
+            assert b[key] == pytest.approx(a[key], rel=1e-4), (a["epoch"], key)
+    for name in ("model.pt", "last.pt"):
+        expected, found = weights(tmp_path / "one", name), weights(tmp_path / "two", name)
+        for k in expected:
+            torch.testing.assert_close(found[k], expected[k], rtol=1e-3, atol=1e-5)
+    record = json.loads((tmp_path / "two/run.json").read_text())
+    assert record["processes"] == 2
+    assert len(list((tmp_path / "two/tensorboard").glob("events*"))) == 2  # one of each run
+
+
+# --------------------------------------------------------------------------------------------------- together
+
+
+@pytest.mark.parametrize(
+    "overlays",
+    [
+        ["slices_25d.json", "network_segresnet.json", "loss_focal.json", "augment.json"],  # with neighbours
+        ["augment.json", "loss_boundary.json", "network_segresnet.json", "volume_3d.json", "transfer.json"],
+    ],
+)
+def test_overlays_combine(train, solid_dataset, overlays):
+    """SegResNet halves its window three times."""
+    size = [16] * (3 if "volume_3d.json" in overlays else 2)
+    given = {"patch_size": size, "roi_size": size, "patches_per_image": 2, "dataset_dir": str(solid_dataset)}
+    options = {k: None for k in ("channels", "strides", "num_res_units")}  # not SegResNet's
+    entry = history(train("r", *overlays, **options, **given))[0]
+    assert np.isfinite([entry["train_loss"], entry["val_loss"]]).all() and 0 < entry["val_mean_dice"] < 1
