@@ -1,11 +1,34 @@
-"""Dictionary transforms that MONAI lacks."""
+"""Dictionary transforms that MONAI lacks: a check of pairs, and the artefacts of CT for augmentation.
+
+The artefacts act on an "image" (channels, x, y) or (channels, x, y, z), scaled to about 0…1, and leave the label alone.
+Each draws its parameters in ``randomize``, keeps them in ``drawn``, and applies a pure function of ``image_artifacts``
+to every key. White noise, blur, sharpening, low resolution and shading are MONAI's own: RandGaussianNoised,
+RandGaussianSmoothd, RandGaussianSharpend, RandSimulateLowResolutiond, RandBiasFieldd.
+
+A range ``[low, high]`` is drawn uniformly, a single number is fixed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import ClassVar
 
 import torch
-from monai.transforms import MapTransform
+from monai.data import MetaTensor
+from monai.transforms import AdjustContrast, InvertibleTransform, MapTransform, RandAdjustContrastd, RandomizableTrait
+
+from bundle import image_artifacts
+from bundle.random_artifact import (
+    InvertibleArtifactd,
+    RandArtifactd,
+    check_beyond,
+    check_number,
+    push_drawn,
+    take_back,
+    with_values,
+)
 
 
 class CheckPaird(MapTransform):
@@ -38,6 +61,410 @@ class CheckPaird(MapTransform):
                 f"{self.num_classes - 1} (num_classes={self.num_classes})"
             )
         return dict(data)
+
+
+class ShallowCopyd(MapTransform, RandomizableTrait):
+    """New tensor objects of the same values, with metadata of their own; the first of a list of random transforms.
+
+    MONAI's OneOf notes its choice in the tensors that it is given. With ``CacheDataset(copy_cache=False)`` those are in
+    the cache, and the notes would grow from epoch to epoch. It counts as random, so that it comes after the cache.
+    """
+
+    def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            d[key] = with_values(d[key], d[key].as_tensor() if isinstance(d[key], MetaTensor) else d[key])
+        return d
+
+
+class RandReconstructionNoised(RandArtifactd):
+    """Noise as filtered back-projection makes it: fine grain, little at low frequencies.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        sd: [grey] standard deviation, range.
+        psf_px: [pixels] full width at half maximum of the point spread, range.
+        depth: −ln of the transmission along the densest line, range: the more, the more noise where it goes.
+    """
+
+    LIMITS: ClassVar = {"sd": (0, 10), "psf_px": (0, 100), "depth": (0, 20)}
+    function = staticmethod(image_artifacts.reconstruction_noise)
+
+    def __init__(self, keys, prob=0.1, sd=(0.0, 0.15), psf_px=(0.0, 2.0), depth=(0.0, 3.0), allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, sd=sd, psf_px=psf_px, depth=depth)
+
+    def draw(self, shape):
+        return super().draw(shape) | {"seed": self.seed()}
+
+
+class RandGreyNoised(RandArtifactd):
+    """Poisson-like noise: white, with a variance proportional to the grey value.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        sd: [grey] standard deviation at grey 1, range.
+    """
+
+    LIMITS: ClassVar = {"sd": (0, 10)}
+    function = staticmethod(image_artifacts.grey_noise)
+
+    def __init__(self, keys, prob=0.1, sd=(0.0, 0.15), allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, sd=sd)
+
+    def draw(self, shape):
+        return super().draw(shape) | {"seed": self.seed()}
+
+
+class RandRingsd(RandArtifactd):
+    """Rings of detector pixels with a wrong gain, about the last axis of a volume; half rings after a scan of 180°.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        gain_sd: [grey · pixels] sd of an error in every pixel, range. In an image of 256² the rings have 0.04 of it.
+        error_sd: [grey · pixels] sd of the error of single stripes, range.
+        share: of the pixels at which such a stripe begins, range.
+        width_px: [pixels] of a stripe, range; rounded.
+        correlation_px: [slices] over which an error fades along the axis, range.
+        centre: largest distance of the axis from the middle, share of the image's size; above 0.5 it may lie outside.
+        full_turn: probability of a scan of 360°.
+        partial: probability that the errors last for a part of the scan only.
+    """
+
+    LIMITS: ClassVar = {
+        "gain_sd": (0, 1e3), "error_sd": (0, 1e3), "share": (0, 1), "width_px": (1, 100), "correlation_px": (1, 1e4),
+    }  # fmt: skip
+
+    def __init__(
+        self, keys, prob=0.1, gain_sd=(0.0, 0.3), error_sd=(0.0, 2.0), share=(0.0, 0.05), width_px=(1, 3),
+        correlation_px=(2.0, 30.0), centre=0.05, full_turn=0.3, partial=0.2, allow_missing_keys=False,
+    ):  # fmt: skip
+        ranges = {"gain_sd": gain_sd, "error_sd": error_sd, "share": share, "width_px": width_px}
+        super().__init__(keys, prob, allow_missing_keys, **ranges, correlation_px=correlation_px)
+        self.off_centre, self.full_turn = (
+            check_number("centre", centre, 0, 2),
+            check_number("full_turn", full_turn, 0, 1),
+        )
+        self.partial = check_number("partial", partial, 0, 1)
+
+    def draw(self, shape):
+        full_turn = self.chance(self.full_turn)
+        share = self.uniform(0.1, 0.5) if self.chance(self.partial) else 1.0
+        drawn = super().draw(shape)
+        return drawn | {
+            "width_px": round(drawn["width_px"]),
+            "seed": self.seed(),
+            "centre_px": self.centre(shape, self.off_centre),
+            "first_angle_deg": self.uniform(0, 360),
+            "window_deg": share * (360 if full_turn else 180),
+            "full_turn": full_turn,
+        }
+
+    @staticmethod
+    def function(image, centre_px, first_angle_deg, window_deg, full_turn, **pattern):
+        x, y = image.shape[1:3]
+        reach = 16 * math.ceil(math.hypot(x / 2 + abs(centre_px[0]), y / 2 + abs(centre_px[1])) / 16)
+        slices = image.shape[3] if image.ndim == 4 else 1
+        stripes = image_artifacts.random_stripes(2 * reach, slices, **pattern).to(image.device)
+        scan = {"first_angle_deg": first_angle_deg, "window_deg": window_deg, "full_turn": full_turn}
+        return image_artifacts.add_rings(
+            image, image_artifacts.ring_pattern((x, y), stripes, centre_px=centre_px, **scan)
+        )
+
+
+class RandMotiond(RandArtifactd):
+    """An object that drifts, jumps or shakes in the slice during the scan, or a wrong centre of rotation.
+
+    The label belongs to the mean pose over the views, see ``image_artifacts.view_shifts``.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        drift_px: [pixels] path from the first to the last view, range.
+        jump_px: [pixels] length of a jump, range.
+        jitter_px: [pixels] sd of the shaking, range.
+        offset_px: [pixels] error of the centre of rotation, range; of either sign.
+        kinds: probabilities that each of these four acts, where there is motion at all.
+        most_jumps: the number of jumps is drawn from 1 to this.
+        n_views: of the scan.
+        full_turn: probability of a scan of 360°.
+        aligned: probability that the detector of the first view lies along an axis of the image, as most programs for
+            reconstruction have it; else at any angle.
+        beyond: what lies beyond the border, "air" or "mirror".
+    """
+
+    LIMITS: ClassVar = {"drift_px": (0, 1e3), "jump_px": (0, 1e3), "jitter_px": (0, 100), "offset_px": (0, 1e3)}
+
+    def __init__(
+        self, keys, prob=0.1, drift_px=(0.0, 8.0), jump_px=(0.0, 5.0), jitter_px=(0.0, 1.0), offset_px=(0.0, 2.0),
+        kinds=(0.6, 0.4, 0.3, 0.3), most_jumps=3, n_views=360, full_turn=0.3, aligned=0.5, beyond="air",
+        allow_missing_keys=False,
+    ):  # fmt: skip
+        ranges = {"drift_px": drift_px, "jump_px": jump_px, "jitter_px": jitter_px, "offset_px": offset_px}
+        super().__init__(keys, prob, allow_missing_keys, **ranges)
+        if not isinstance(kinds, Sequence) or len(kinds) != 4:
+            raise ValueError(f"kinds={kinds!r} must be four probabilities: of drift, jumps, shaking and offset")
+        self.kinds = [check_number("kinds", p, 0, 1) for p in kinds]
+        self.most_jumps = int(check_number("most_jumps", most_jumps, 1, 100))
+        self.n_views = int(check_number("n_views", n_views, 8, 1e5))
+        self.full_turn, self.aligned = (
+            check_number("full_turn", full_turn, 0, 1),
+            check_number("aligned", aligned, 0, 1),
+        )
+        self.beyond = check_beyond(beyond)
+
+    def draw(self, shape):
+        drift, jump, shake, offset = map(self.chance, self.kinds)
+        drawn = super().draw(shape)
+        times = [self.uniform(0, 1) for _ in range(self.R.randint(1, self.most_jumps + 1))] if jump else []
+        return {
+            "drift_px": drift * drawn["drift_px"],
+            "direction_deg": self.uniform(0, 360),
+            "jumps": [[when, self.uniform(*self.ranges["jump_px"]), self.uniform(0, 360)] for when in times],
+            "jitter_px": shake * drawn["jitter_px"],
+            "offset_px": offset * drawn["offset_px"] * (1 if self.chance(0.5) else -1),
+            "seed": self.seed(),
+            "n_views": self.n_views,
+            "first_angle_deg": 90.0 * self.R.randint(4) if self.chance(self.aligned) else self.uniform(0, 360),
+            "angular_range_deg": 360 if self.chance(self.full_turn) else 180,
+            "beyond": self.beyond,
+        }
+
+    @staticmethod
+    def function(image, beyond, **motion):
+        shift = image_artifacts.view_shifts(**motion)
+        scan = {name: motion[name] for name in ("first_angle_deg", "angular_range_deg")}
+        return image_artifacts.shift_views(image, shift, **scan, beyond=beyond)
+
+
+class RandSparseViewsd(RandArtifactd):
+    """The pattern of a scan of few views over 180°.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        n_views: number of views, range; its logarithm is uniform. An image of n pixels needs 1.6 n to show no pattern.
+        beyond: what lies beyond the border, "air" or "mirror".
+    """
+
+    LIMITS: ClassVar = {"n_views": (2, 1e5)}
+    function = staticmethod(image_artifacts.keep_views)
+
+    def __init__(self, keys, prob=0.1, n_views=(25, 150), beyond="air", allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, n_views=n_views)
+        self.beyond = check_beyond(beyond)
+
+    def draw(self, shape):
+        low, high = self.ranges["n_views"]
+        views = round(math.exp(self.uniform(math.log(low), math.log(high))))
+        return {"n_views": views, "first_angle_deg": self.uniform(0, 180), "beyond": self.beyond}
+
+
+class RandMissingWedged(RandArtifactd):
+    """A scan over less than 180°: edges along the missing directions fade.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        angular_range_deg: [°] measured range, a range of it.
+        beyond: what lies beyond the border, "air" or "mirror".
+    """
+
+    LIMITS: ClassVar = {"angular_range_deg": (1, 180)}
+    function = staticmethod(image_artifacts.missing_wedge)
+
+    def __init__(self, keys, prob=0.1, angular_range_deg=(120.0, 175.0), beyond="air", allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, angular_range_deg=angular_range_deg)
+        self.beyond = check_beyond(beyond)
+
+    def draw(self, shape):
+        return super().draw(shape) | {"first_angle_deg": self.uniform(0, 180), "beyond": self.beyond}
+
+
+class RandHalod(InvertibleArtifactd):
+    """Halo and shade-off of Zernike phase contrast.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        alpha: share of the low frequencies that is lost, below 1, range.
+        fwhm_px: [pixels] full width at half maximum of what is lost, range.
+    """
+
+    LIMITS: ClassVar = {"alpha": (0, 0.99), "fwhm_px": (0.1, 1e4)}
+    function = staticmethod(image_artifacts.halo)
+    inverse_function = staticmethod(partial(image_artifacts.halo, inverse=True))
+
+    def __init__(self, keys, prob=0.1, alpha=(0.1, 0.6), fwhm_px=(10.0, 60.0), allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, alpha=alpha, fwhm_px=fwhm_px)
+
+
+class RandCuppingd(InvertibleArtifactd):
+    """Cupping of a cylinder by beam hardening, a factor that depends on the radius.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        depth: share of the grey value lost on the axis, below 1, negative for capping, range.
+        radius: of the sample by half the image's longer edge, range.
+        power: of 1 − ρ²: 0.5 for weak hardening, 1 for strong, range.
+        centre: largest distance of the axis from the middle, share of the image's size.
+    """
+
+    LIMITS: ClassVar = {"depth": (-1, 0.95), "radius": (0.01, 100), "power": (0.1, 10)}
+    function = staticmethod(image_artifacts.cupping)
+    inverse_function = staticmethod(partial(image_artifacts.cupping, inverse=True))
+
+    def __init__(
+        self, keys, prob=0.1, depth=(-0.1, 0.3), radius=(0.9, 1.5), power=(0.5, 1.0), centre=0.1,
+        allow_missing_keys=False,
+    ):  # fmt: skip
+        super().__init__(keys, prob, allow_missing_keys, depth=depth, radius=radius, power=power)
+        self.off_centre = check_number("centre", centre, 0, 2)
+
+    def draw(self, shape):
+        drawn = super().draw(shape)
+        radius_px = drawn.pop("radius") * max(shape[:2]) / 2
+        return drawn | {"radius_px": radius_px, "centre_px": self.centre(shape, self.off_centre)}
+
+
+class RandLocalTomographyd(InvertibleArtifactd):
+    """The bright rim of a sample that sticks out of the field of view.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        strength: [grey] line integral at the edge of the field by π times its radius, range.
+        radius: of the field of view by half the image's diagonal, range.
+        outer: radius of the sample by that of the field, above 1, range.
+        centre: largest distance of the axis from the middle, share of the image's size.
+    """
+
+    LIMITS: ClassVar = {"strength": (0, 100), "radius": (0.1, 100), "outer": (1.01, 1e3)}
+    function = staticmethod(image_artifacts.local_tomography)
+
+    def __init__(
+        self, keys, prob=0.1, strength=(0.05, 0.5), radius=(0.8, 1.2), outer=(1.2, 3.0), centre=0.05,
+        allow_missing_keys=False,
+    ):  # fmt: skip
+        super().__init__(keys, prob, allow_missing_keys, strength=strength, radius=radius, outer=outer)
+        self.off_centre = check_number("centre", centre, 0, 2)
+
+    def draw(self, shape):
+        drawn = super().draw(shape)
+        radius_px = drawn.pop("radius") * math.hypot(*shape[:2]) / 2
+        return drawn | {"radius_px": radius_px, "centre_px": self.centre(shape, self.off_centre)}
+
+    @staticmethod
+    def inverse_function(image, strength, **drawn):
+        return image_artifacts.local_tomography(image, -strength, **drawn)
+
+
+class RandBeamHardeningd(RandArtifactd):
+    """Beam hardening of what is in the image: cupping, and dark bands between dense particles.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        strength: share that the densest line integral loses, range.
+    """
+
+    LIMITS: ClassVar = {"strength": (0, 0.5)}
+    function = staticmethod(image_artifacts.harden)
+
+    def __init__(self, keys, prob=0.1, strength=(0.05, 0.35), allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, strength=strength)
+
+
+class RandScatterd(RandArtifactd):
+    """Scattered radiation: low contrast and dark bands in the shadow of the sample.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        fraction: of the attenuated radiation that is scattered to the detector, range.
+        depth: −ln of the transmission along the densest line, range.
+        fwhm_px: [pixels] full width at half maximum of its spread, range.
+    """
+
+    LIMITS: ClassVar = {"fraction": (0, 5), "depth": (0.01, 20), "fwhm_px": (0.1, 1e5)}
+    function = staticmethod(image_artifacts.scatter)
+
+    def __init__(
+        self, keys, prob=0.1, fraction=(0.1, 1.0), depth=(0.5, 3.0), fwhm_px=(40.0, 200.0), allow_missing_keys=False
+    ):
+        super().__init__(keys, prob, allow_missing_keys, fraction=fraction, depth=depth, fwhm_px=fwhm_px)
+
+
+class RandStreaksd(RandArtifactd):
+    """Dark lines through all slices, from single wrong readings such as zingers in the sinogram.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        height: [grey] by which a line is darker, range; drawn for each.
+        most: the number of lines is drawn from 1 to this.
+    """
+
+    LIMITS: ClassVar = {"height": (0, 100)}
+    function = staticmethod(image_artifacts.streaks)
+
+    def __init__(self, keys, prob=0.1, height=(0.05, 0.6), most=6, allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, height=height)
+        self.most = int(check_number("most", most, 1, 1000))
+
+    def draw(self, shape):
+        count, reach = self.R.randint(1, self.most + 1), max(shape[:2]) / 2
+        return {
+            "angles_deg": [self.uniform(0, 180) for _ in range(count)],
+            "offsets_px": [self.uniform(-reach, reach) for _ in range(count)],
+            "heights": [-self.uniform(*self.ranges["height"]) for _ in range(count)],
+        }
+
+
+class RandDotsd(RandArtifactd):
+    """Bright single voxels, as zingers leave them in the image.
+
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        share: of the voxels, range.
+        height: [grey] mean of what is added, range.
+    """
+
+    LIMITS: ClassVar = {"share": (0, 1), "height": (-100, 100)}
+    function = staticmethod(image_artifacts.dots)
+
+    def __init__(self, keys, prob=0.1, share=(0.0, 0.002), height=(0.3, 1.5), allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, share=share, height=height)
+
+    def draw(self, shape):
+        return super().draw(shape) | {"seed": self.seed()}
+
+
+class RandInvertIntensityd(InvertibleArtifactd):
+    """1 − image: dark particles in a bright matrix. Arguments as in ``RandArtifactd``."""
+
+    LIMITS: ClassVar = {}
+    function = staticmethod(image_artifacts.invert_intensity)
+    inverse_function = staticmethod(image_artifacts.invert_intensity)
+
+    def __init__(self, keys, prob=0.1, allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys)
+
+
+class RandGammad(RandAdjustContrastd, InvertibleTransform):
+    """MONAI's ``RandAdjustContrastd``, with an ``inverse``: the same with 1/gamma. Arguments as there.
+
+    Raises:
+        ValueError: for ``retain_stats=True``, which loses what the inverse would need.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.adjuster.retain_stats:
+            raise ValueError("retain_stats=True cannot be inverted; leave it out")
+
+    def __call__(self, data):
+        d = super().__call__(data)
+        for key in self.key_iterator(d):
+            d[key] = push_drawn(self, d[key], {"gamma": float(self.adjuster.gamma_value)} if self._do_transform else {})
+        return d
+
+    def inverse(self, data):
+        """Take back the last call that acted on these images."""
+        return take_back(
+            self, data, lambda image, gamma: AdjustContrast(1 / gamma, invert_image=self.invert_image)(image)
+        )
 
 
 def _file_name(tensor: torch.Tensor) -> str:

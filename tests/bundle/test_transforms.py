@@ -1,0 +1,221 @@
+"""Random artefacts as MONAI transforms: what is drawn, kept and taken back, and the overlay that uses them."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import CacheDataset, DataLoader, MetaTensor
+from monai.transforms import Compose, Identityd, OneOf
+
+from bundle import transforms
+from bundle.random_artifact import META_KEY, RandArtifactd
+
+ARTIFACTS = sorted(
+    (kind for kind in vars(transforms).values() if isinstance(kind, type) and issubclass(kind, RandArtifactd)),
+    key=lambda kind: kind.__name__,
+)
+ARTIFACTS = [kind for kind in ARTIFACTS if kind.__name__.startswith("Rand") and kind is not RandArtifactd]
+INVERTIBLE = [kind for kind in [*ARTIFACTS, transforms.RandGammad] if hasattr(kind, "inverse")]
+SHAPES = [(1, 40, 48), (3, 40, 48), (1, 24, 20, 6)]
+
+
+def image_of(shape, seed=0) -> MetaTensor:
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+    return MetaTensor(values, meta={"filename_or_obj": "scan.nii"})
+
+
+def pair_of(shape):
+    return {"image": image_of(shape), "label": MetaTensor((image_of(shape, 1) > 0.5).float())}
+
+
+def test_all_artefacts_are_here():
+    assert len(ARTIFACTS) == 14
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_draws_then_applies_and_keeps_what_it_drew(kind, shape):
+    pair = pair_of(shape)
+    before = pair["image"].clone()
+    act = kind(keys="image", prob=1.0).set_random_state(3)
+    seen = act(pair)
+    assert seen["image"].shape == shape and seen["image"].dtype == torch.float32
+    assert torch.isfinite(seen["image"]).all() and not torch.equal(seen["image"], before)
+    assert seen["label"] is pair["label"]
+    assert torch.equal(pair["image"], before)
+    assert pair["image"].meta.keys() == before.meta.keys() and not pair["image"].applied_operations
+    again = act.function(pair["image"].as_tensor(), **act.drawn)
+    assert torch.equal(again, seen["image"].as_tensor())
+    (record,) = json.loads(seen["image"].meta[META_KEY])
+    assert record == {"name": kind.__name__, **act.drawn}
+    assert seen["image"].meta["filename_or_obj"] == "scan.nii"
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_the_random_state_decides(kind):
+    pair = pair_of((1, 32, 32))
+    act, other = kind(keys="image", prob=0.5), kind(keys="image", prob=0.5)
+    act.set_random_state(7)
+    first = [act(pair)["image"].as_tensor() for _ in range(6)]
+    other.set_random_state(7)
+    assert all(torch.equal(a, other(pair)["image"].as_tensor()) for a in first)
+    changed = [not torch.equal(a, pair["image"].as_tensor()) for a in first]
+    assert any(changed) and not all(changed)
+    assert kind(keys="image", prob=0.0)(pair)["image"].equal(pair["image"])
+
+
+@pytest.mark.parametrize("kind", ARTIFACTS)
+def test_keys_share_the_parameters(kind):
+    image = image_of((1, 32, 32))
+    seen = kind(keys=["a", "b", "c"], prob=1.0, allow_missing_keys=True).set_random_state(1)({"a": image, "b": image})
+    assert torch.equal(seen["a"], seen["b"])
+    assert kind(keys="d", allow_missing_keys=True)({"a": image})["a"] is image
+    with pytest.raises(KeyError):
+        kind(keys="d")({"a": image})
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", INVERTIBLE)
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_is_taken_back(kind, shape, prob):
+    pair = pair_of(shape)
+    act = Compose([kind(keys="image", prob=prob)]).set_random_state(5)
+    seen = act(pair)
+    assert torch.equal(seen["image"], pair["image"]) == (prob == 0)
+    assert len(seen["image"].applied_operations) == 1
+    back = act.inverse(seen)
+    # 1/(1 − 0.6) roundings of the halo, 1/(1 − 0.3) of the cupping; gamma's 1e-7 in the range of the image
+    np.testing.assert_allclose(back["image"], pair["image"], atol=1e-5 if kind is not transforms.RandGammad else 1e-4)
+    assert not back["image"].applied_operations and not pair["image"].applied_operations
+
+
+def test_gamma_that_cannot_be_taken_back_is_refused():
+    with pytest.raises(ValueError, match="retain_stats"):
+        transforms.RandGammad("image", retain_stats=True)
+
+
+def test_plain_tensors_will_do():
+    image = torch.rand(1, 20, 20)
+    assert transforms.RandHalod("image", prob=1.0)({"image": image})["image"].shape == image.shape
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: transforms.RandHalod("image", alpha=(0.5, 1.0)), r"alpha=\(0.5, 1.0\) must be .* in \[0, 0.99\]"),
+        (lambda: transforms.RandHalod("image", alpha=(0.5, 0.2)), "rising"),
+        (lambda: transforms.RandRingsd("image", full_turn=1.5), "full_turn=1.5"),
+        (lambda: transforms.RandMotiond("image", kinds=[1, 1]), "kinds"),
+        (lambda: transforms.RandMotiond("image", beyond="sky"), "known: air, mirror"),
+        (lambda: transforms.RandSparseViewsd("image", n_views="many"), "n_views='many'"),
+        (lambda: transforms.RandCuppingd("image", prob=1.0)({"image": torch.rand(9, 9)}), r"\(9, 9\)"),
+    ],
+)
+def test_bad_arguments_are_named(make, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_rings_follow_the_centre_that_is_drawn():
+    act = transforms.RandRingsd("image", prob=1.0, centre=0.4, gain_sd=3.0, error_sd=0.0, share=0.0, full_turn=1.0)
+    act.set_random_state(2)
+    flat = torch.zeros(1, 81, 81)
+    rings = act({"image": flat})["image"][0]
+    row, column = (40 + round(c) for c in act.drawn["centre_px"])
+    # a ring pattern of a full turn is the same after half a turn about its centre, but for the fraction of a pixel
+    reach = min(row, column, 80 - row, 80 - column)
+    square = rings[row - reach : row + reach + 1, column - reach : column + reach + 1]
+    away = rings.roll((9, 9), (0, 1))[row - reach : row + reach + 1, column - reach : column + reach + 1]
+
+    def symmetry(values):
+        return np.corrcoef(values.flatten(), values.flip(0, 1).flatten())[0, 1]
+
+    assert reach > 4 and symmetry(square) > 0.5 > symmetry(away)
+
+
+def test_a_cached_image_keeps_no_notes():
+    choice = OneOf([transforms.RandHalod("image", prob=1.0), Identityd("image")])
+    data = CacheDataset(
+        [pair_of((1, 16, 16))],
+        Compose([Identityd("image"), transforms.ShallowCopyd(["image", "label"]), choice]),
+        copy_cache=False,
+        progress=False,
+    )
+    lengths = [len(data[0]["image"].applied_operations) for _ in range(5)]
+    assert max(lengths) <= 2  # OneOf's note and the halo's
+    cached = data._cache[0]
+    assert not cached["image"].applied_operations and not cached["label"].applied_operations
+
+
+# configs/augment.json
+
+
+def augmentation(root, **overrides) -> Compose:
+    parser = ConfigParser()
+    parser.read_config([str(root / "configs" / name) for name in ("train.json", "augment.json")])
+    for key, value in overrides.items():
+        parser[key] = value
+    return Compose(parser.get_parsed_content("augmentation"))
+
+
+def families(root) -> list[str]:
+    return [key for key in json.loads((root / "configs/augment.json").read_text()) if key.endswith("_prob")]
+
+
+@pytest.mark.parametrize(("dims", "shape"), [(2, (1, 48, 40)), (2, (3, 48, 40)), (3, (1, 24, 20, 16))])
+def test_the_overlay_makes_batches(root, dims, shape):
+    act = augmentation(root, spatial_dims=dims, clean_prob=0.1)
+    data = [pair_of(shape) for _ in range(12)]
+    batches = list(DataLoader(CacheDataset(data, act, progress=False), batch_size=4))
+    for batch in batches:
+        assert batch["image"].shape == (4, *shape)
+        assert torch.isfinite(batch["image"]).all()
+        for image in batch["image"].as_tensor():  # scaled as at inference; those left alone are of random numbers
+            np.testing.assert_allclose(np.percentile(image, (0.5, 99.5)), (0, 1), atol=0.02)
+        assert torch.equal(batch["label"].as_tensor(), torch.stack([pair["label"].as_tensor() for pair in data[:4]]))
+
+
+def test_every_family_can_be_switched_off(root):
+    pair, names = pair_of((1, 32, 32)), families(root)
+    assert {"noise_prob", "ring_prob", "motion_prob", "blur_prob", "sparse_prob"} <= set(names)
+    act = augmentation(root, **dict.fromkeys(names, 0.0))
+    low, high = np.percentile(pair["image"], (0.5, 99.5))
+    for _ in range(3):
+        np.testing.assert_allclose(act(pair)["image"], (pair["image"] - low) / (high - low), atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["noise", "ring", "motion", "blur", "sparse", "halo", "shading", "wedge", "streak"])
+def test_a_family_alone_is_that_family(root, family):
+    names = dict.fromkeys(families(root), 0.0)
+    act = augmentation(root, **names | {f"{family}_prob": 1.0}).set_random_state(0)
+    pair = pair_of((1, 32, 32))
+    pair["image"] = pair["image"] + torch.linspace(0, 5, 32)
+    seen = [act(pair)["image"] for _ in range(4)]
+    plain = augmentation(root, **names)(pair)["image"]
+    assert all((image - plain).abs().max() > 1e-3 for image in seen)
+
+
+def test_the_share_of_images_left_alone(root):
+    names = dict.fromkeys(families(root), 0.0)
+    n, clean = 200, 0.25
+    act = augmentation(root, **names | {"clean_prob": clean, "inversion_prob": 1.0}).set_random_state(0)
+    pair = pair_of((1, 8, 8))
+    same = sum(bool(torch.equal(act(pair)["image"], pair["image"])) for _ in range(n))
+    assert same / n == pytest.approx(clean, abs=4 * math.sqrt(clean * (1 - clean) / n))
+
+
+def test_pairs_that_do_not_fit_are_named():
+    check = transforms.CheckPaird(num_classes=2)
+    pair = pair_of((1, 8, 8))
+    assert check(pair).keys() == pair.keys()
+    for bad, said in (
+        ({"label": pair["label"][:, :4]}, "shape"),
+        ({"image": pair["image"] * math.nan}, "NaN"),
+        ({"label": pair["label"] + 1}, "from 1 to 2"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            check(pair | bad)
