@@ -1,0 +1,141 @@
+"""Networks side by side: at equal epochs, then at equal time, on spheres, a three-phase cathode and a fuel cell.
+
+Equal time: each network gets as many epochs as fit into the time that the default UNet took for its own, so that its
+learning-rate schedule ends with it. Both are trained on the same patches.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from studies.common import (
+    Segmenter,
+    generate,
+    history,
+    markdown,
+    mean_sd,
+    scores,
+    train,
+    training_seconds,
+    write_results,
+)
+
+NETWORKS = {
+    "UNet": [],
+    "UNet of the paper": ["network_unet_paper.json"],
+    "SegResNet": ["network_segresnet.json"],
+    "Attention UNet": ["network_attention_unet.json"],
+    "DynUNet": ["network_dynunet.json"],
+    "LRCS-Net": ["network_lrcsnet.json"],
+}
+MATERIALS = {
+    "spheres": "generate_spheres.json",
+    "NMC cathode": "generate_nmc_cathode.json",
+    "solid-oxide cell": "generate_sofc.json",
+}
+SIZES = {
+    "small": {
+        "pairs": {2: 150, 3: 12},
+        "shape": {2: [256, 256], 3: [96, 96, 96]},
+        "epochs": {2: 25, 3: 12},
+        "dims": (2,),
+    },
+    "full": {
+        "pairs": {2: 1000, 3: 60},
+        "shape": {2: [256, 256], 3: [128, 128, 128]},
+        "epochs": {2: 100, 3: 60},
+        "dims": (2, 3),
+    },
+}
+
+
+def run(
+    out: Path,
+    size: str,
+    networks: tuple[str, ...] = tuple(NETWORKS),
+    materials: tuple[str, ...] = tuple(MATERIALS),
+    dims: tuple[int, ...] | None = None,
+) -> None:
+    """Do the study; every step whose result lies in ``out`` is taken from there."""
+    p = SIZES[size]
+    rows: list[dict] = []
+    cases = [(m, d) for m in materials for d in dims or p["dims"]]
+    with tqdm(total=2 * len(cases) * len(networks), desc="trainings", unit="run") as bar:
+        for material, d in cases:
+            shape, epochs = p["shape"][d], p["epochs"][d]
+            dataset = generate(out, p["pairs"][d], 0, MATERIALS[material], label=f"{d}d", shape=shape)
+            budget = None
+            for network in networks:
+                folder = out / "runs" / "_".join([*material.split(), f"{d}d", *network.split()])
+                equal = _train(folder.with_name(folder.name + "_epochs"), dataset, network, d, epochs)
+                bar.update()
+                rows.append(_row(equal, dataset, material, d, network, "epochs"))
+                seconds = training_seconds(equal)
+                budget = budget or seconds
+                more = max(1, round(epochs * budget / seconds))
+                timed = equal
+                if more != epochs:
+                    timed = _train(folder.with_name(folder.name + "_time"), dataset, network, d, more)
+                bar.update()
+                rows.append(_row(timed, dataset, material, d, network, "time"))
+                write_results(out, "networks", size, {"rows": rows}, _table(rows), _figure(rows))
+
+
+def _train(run: Path, dataset: Path, network: str, dims: int, epochs: int) -> Path:
+    overlays = ["volume_3d.json"] * (dims == 3) + NETWORKS[network]
+    return train(run, dataset / "dataset.json", overlays, max_epochs=epochs, val_interval=max(1, epochs // 5))
+
+
+def _row(run: Path, dataset: Path, material: str, dims: int, network: str, equal: str) -> dict:
+    values = scores(run, dataset, ("test",))
+    names = Segmenter(run).class_names
+
+    def mean(key: str) -> float:
+        return mean_sd([v[key] for v in values])[0]
+
+    return {
+        "material": material,
+        "dims": dims,
+        "network": network,
+        "equal": equal,
+        "epochs": len(history(run)),
+        "training_seconds": training_seconds(run),
+        "parameters": Segmenter(run).parameters,
+        "n": len(values),
+        "dice": mean_sd([v["mean_dice"] for v in values]),
+        "iou": {name: mean(f"iou_{k}") for k, name in enumerate(names)},
+        "fraction_error": mean("mean_abs_fraction_error"),
+        "surface_error": mean("mean_abs_surface_error"),
+        "size_error": mean("mean_abs_size_error"),
+        "mvoxel_per_s": sum(v["voxels"] for v in values) / sum(v["seconds"] for v in values) / 1e6,
+    }
+
+
+def _table(rows: list[dict]) -> str:
+    header = ["material", "equal", "network", "parameters", "epochs", "training [min]", "Dice", "IoU of each phase"]
+    header += ["error of fraction", "of surface", "of size", "Mvoxel/s"]
+    lines = []
+    for r in rows:
+        iou = ", ".join(f"{name} {v:.3f}" for name, v in r["iou"].items())
+        line = [f"{r['material']}, {r['dims']}D", r["equal"], r["network"], f"{r['parameters']:,}", r["epochs"]]
+        line += [f"{r['training_seconds'] / 60:.1f}", f"{r['dice'][0]:.4f} ± {r['dice'][1]:.4f}", iou]
+        line += [f"{r['fraction_error']:.4f}", f"{r['surface_error']:.3f}", f"{r['size_error']:.3f}"]
+        lines.append([*line, f"{r['mvoxel_per_s']:.2f}"])
+    return f"{markdown(header, lines)}\n\nmean ± sd of {rows[0]['n']} test images, mirrored inference."
+
+
+def _figure(rows: list[dict]) -> Figure:
+    cases = list(dict.fromkeys((r["material"], r["dims"]) for r in rows))
+    figure = Figure(figsize=(5 * len(cases), 4), layout="constrained")
+    for axes, (material, dims) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+        for r in rows:
+            if (r["material"], r["dims"]) == (material, dims):
+                marker, x = ("o", "full") if r["equal"] == "epochs" else ("s", "none"), r["training_seconds"] / 60
+                axes.plot(x, r["dice"][0], marker[0], fillstyle=marker[1], color="C0")
+                axes.annotate(r["network"], (x, r["dice"][0]), (4, 2), textcoords="offset points", fontsize=7)
+        axes.set(title=f"{material}, {dims}D", xlabel="training [min]", ylabel="Dice")
+    figure.suptitle("filled: equal epochs; open: equal time", fontsize=9)
+    return figure

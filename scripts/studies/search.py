@@ -1,0 +1,264 @@
+"""Hyper-parameters by Optuna: random trials pruned by Hyperband, then a refinement by TPE on what they showed.
+
+The study lies in a journal file, or in any database that Optuna knows; several processes, or machines that share the
+file, may work on it at once, and each may be stopped and started again. Each trial is a training run of the bundle with
+a TensorBoard of its own. The best configuration is written as an overlay for ``configs/train.json``.
+
+Hyperband: Li et al., JMLR 18 (2018) 185. TPE: Bergstra et al., NIPS 24 (2011).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import optuna
+from ignite.engine import Events
+from matplotlib.figure import Figure
+from monai.bundle import ConfigParser, ConfigWorkflow
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
+from optuna.trial import TrialState
+
+from bundle.volume_io import write_json
+from studies.common import ROOT, generate, history, markdown, mean_sd, scores, train, write_results
+
+SIZES = {
+    "small": {"pairs": 200, "epochs": 12, "trials": 12},
+    "full": {"pairs": 1000, "epochs": 60, "trials": 100},
+}
+REPORTS = 12  # validations of a whole trial, each reported to the pruner
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def run(out: Path, size: str, trials: int | None = None, storage: str | None = None) -> None:
+    """Do the study.
+
+    Args:
+        out: folder of the study.
+        size: a key of ``SIZES``.
+        trials: of each of the two stages; those that are in the storage count.
+        storage: path of the journal or URL of a database; by default ``out/journal.log``.
+    """
+    p = SIZES[size]
+    count = trials or p["trials"]
+    dataset = generate(out, p["pairs"], 0)
+    backing = storage if storage and "://" in storage else _journal(Path(storage) if storage else out / "journal.log")
+    samplers = {
+        "Hyperband": optuna.samplers.RandomSampler(),
+        "TPE": optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, group=True),
+    }
+    for stage, (name, sampler) in enumerate(samplers.items(), start=1):
+        study = optuna.create_study(
+            study_name="search",
+            storage=backing,
+            load_if_exists=True,
+            direction="maximize",
+            sampler=sampler,
+            pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
+        )
+        while (done := len(study.get_trials(states=FINISHED))) < stage * count:
+            print(f"{name}: trial {done + 1} of {stage * count}", flush=True)
+            study.optimize(lambda t, n=name: objective(t, out, dataset, p["epochs"], n), n_trials=1)
+    _finish(study, out, size, dataset, p["epochs"])
+
+
+def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage: str) -> float:
+    """Train one trial and return its best validation Dice.
+
+    Raises:
+        optuna.TrialPruned: the pruner stopped it.
+    """
+    trial.set_user_attr("stage", stage)
+    folder = out / "trials" / f"{trial.number:04d}"
+    write_json(folder / "overlay.json", overlay(suggest(trial)))
+    flow = ConfigWorkflow(
+        config_file=[str(ROOT / "configs/train.json"), str(folder / "overlay.json")],
+        meta_file=str(ROOT / "configs/metadata.json"),
+        logging_file=str(ROOT / "configs/logging.conf"),
+        workflow_type="train",
+        bundle_root=str(ROOT),
+        datalist=str(dataset / "dataset.json"),
+        output_dir=str(folder),
+        max_epochs=epochs,
+        val_interval=max(1, epochs // REPORTS),
+        resume=False,
+    )
+    flow.initialize()
+    logging.getLogger("ignite").setLevel(logging.WARNING)
+    trainer, evaluator = (flow.parser.get_parsed_content(k) for k in ("train#trainer", "validate#evaluator"))
+    pruned = False
+
+    @evaluator.on(Events.COMPLETED)
+    def report(engine):
+        nonlocal pruned
+        value = engine.state.metrics[engine.state.key_metric_name]
+        trial.report(float(value), trainer.state.epoch // max(1, epochs // REPORTS))
+        if trial.should_prune():
+            pruned = True
+            trainer.terminate()
+
+    flow.run()
+    flow.finalize()
+    if pruned:
+        raise optuna.TrialPruned
+    return max(entry["val_mean_dice"] for entry in history(folder) if "val_mean_dice" in entry)
+
+
+def suggest(trial: optuna.Trial) -> dict:
+    """Draw the hyper-parameters of a trial."""
+    values = {
+        "learning_rate": trial.suggest_float("learning_rate", 1e-4, 2e-2, log=True),
+        "decay_power": trial.suggest_float("decay_power", 0.5, 3),
+        "batch_size": trial.suggest_categorical("batch_size", [4, 8, 16]),
+        "filters": trial.suggest_categorical("filters", [8, 16, 32]),
+        "kernel_size": trial.suggest_categorical("kernel_size", [3, 5]),
+        "depth": trial.suggest_int("depth", 2, 4),
+        "pooling": trial.suggest_categorical("pooling", ["strided", "max", "max with indices"]),
+        "loss": trial.suggest_categorical("loss", ["dice_ce", "ce", "dice", "focal", "boundary"]),
+    }
+    return values
+
+
+def overlay(values: dict) -> dict:
+    """The overlay for ``configs/train.json`` with these hyper-parameters.
+
+    Strided pooling is MONAI's UNet, max-pooling its UNet with a max-pool in place of each stride, max-pooling with
+    indices LRCS-Net.
+    """
+    width, depth, kernel = values["filters"], values["depth"], values["kernel_size"]
+    ports = {"spatial_dims": "@spatial_dims", "in_channels": "@in_channels", "out_channels": "@num_classes"}
+    networks = {
+        "strided": {
+            "_target_": "UNet",
+            **ports,
+            "channels": [width * 2**k for k in range(depth + 1)],
+            "strides": [2] * depth,
+            "kernel_size": kernel,
+            "up_kernel_size": 3,
+            "num_res_units": 2,
+            "norm": "instance",
+        },
+        "max": {
+            "_target_": "AttentionUnet",
+            **ports,
+            "channels": [width * 2**k for k in range(depth + 1)],
+            "strides": [2] * depth,
+            "kernel_size": kernel,
+            "up_kernel_size": 3,
+        },
+        "max with indices": {
+            "_target_": "bundle.networks.LRCSNet",
+            **ports,
+            "filters": width,
+            "kernel_size": kernel,
+            "depth": depth,
+        },
+    }
+    return {
+        "learning_rate": values["learning_rate"],
+        "batch_size": values["batch_size"],
+        "lr_scheduler": {
+            "_target_": "torch.optim.lr_scheduler.PolynomialLR",
+            "optimizer": "@optimizer",
+            "total_iters": "$@max_epochs * @iterations_per_epoch",
+            "power": values["decay_power"],
+        },
+        "network_def": networks[values["pooling"]],
+        **ConfigParser.load_config_file(str(ROOT / "configs" / f"loss_{values['loss']}.json")),
+    }
+
+
+def _journal(path: Path) -> JournalStorage:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+def _finish(study: optuna.Study, out: Path, size: str, dataset: Path, epochs: int) -> None:
+    """Train the best configuration and the default once more, as long as each other, and write the results."""
+    best = study.best_trial
+    write_json(out / "best.json", overlay(best.params))
+    interval = max(1, epochs // REPORTS)
+    rows = []
+    for name, overlays in (("default", []), ("best found", [out / "best.json"])):
+        trained = train(
+            out / "runs" / name.replace(" ", "_"),
+            dataset / "dataset.json",
+            overlays,
+            max_epochs=epochs,
+            val_interval=interval,
+        )
+        mean, sd = mean_sd([v["mean_dice"] for v in scores(trained, dataset, ("test",))])
+        rows.append([name, f"{mean:.4f} ± {sd:.4f}"])
+    trials = study.get_trials(states=FINISHED)
+    importance = optuna.importance.get_param_importances(
+        study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
+    )
+    table = markdown(["configuration", "test Dice"], rows)
+    table += "\n\n" + markdown(
+        ["hyper-parameter", "best", "importance"],
+        [
+            [k, v if not isinstance(v, float) else f"{v:.3g}", f"{importance.get(k, 0):.2f}"]
+            for k, v in best.params.items()
+        ],
+    )
+    for stage in ("Hyperband", "TPE"):
+        of_stage = [t for t in trials if t.user_attrs["stage"] == stage]
+        whole = [t.value for t in of_stage if t.state == TrialState.COMPLETE]
+        table += f"\n\n{stage}: {len(of_stage)} trials, {len(of_stage) - len(whole)} pruned"
+        table += f", best validation Dice {max(whole):.4f}." if whole else "."
+    table += f"\n\nBest: trial {best.number}; its overlay is {out.name}/best.json."
+    content = {
+        "best": best.params,
+        "best_validation_dice": best.value,
+        "test_dice": dict(rows),
+        "importance": importance,
+        "trials": [
+            {"number": t.number, "state": t.state.name, "params": t.params, "reports": t.intermediate_values}
+            | {"stage": t.user_attrs["stage"], "value": t.value}
+            for t in trials
+        ],
+    }
+    write_results(out, "search", size, content, table, _figure(trials, importance))
+
+
+def _figure(trials: list, importance: dict) -> Figure:
+    """Learning curves of all trials, importance, and parallel coordinates coloured by the score."""
+    figure = Figure(figsize=(13, 8), layout="constrained")
+    upper, lower = figure.subfigures(2, 1)
+    left, right = upper.subplots(1, 2)
+    values = [max(t.intermediate_values.values(), default=0) for t in trials]
+    low, high = sorted(values)[len(values) // 4], max(values)
+    colour = matplotlib_colours(values, low, high)
+    for trial, c in zip(trials, colour, strict=True):
+        steps = sorted(trial.intermediate_values)
+        left.plot(steps, [trial.intermediate_values[s] for s in steps], color=c, marker=".", linewidth=1)
+    left.set(xlabel="validation", ylabel="Dice", ylim=(low - (high - low), high + 0.1 * (high - low)))
+    right.barh(list(importance)[::-1], list(importance.values())[::-1])
+    right.set(xlabel="importance (PED-ANOVA)")
+    axes = lower.subplots()
+    names = list(trials[0].params)
+    scaled, ticks = [], []
+    for name in names:
+        column = [t.params[name] for t in trials]
+        options = sorted(set(column), key=lambda v: (isinstance(v, str), v))
+        places = {v: k / max(1, len(options) - 1) for k, v in enumerate(options)}
+        scaled.append([places[v] for v in column])
+        ticks.append(options if len(options) < 7 else [f"{options[0]:.2g}", f"{options[-1]:.2g}"])
+    for k in sorted(range(len(trials)), key=lambda k: values[k]):
+        axes.plot(range(len(names)), [column[k] for column in scaled], color=colour[k], linewidth=1)
+    for x, labels in enumerate(ticks):
+        for k, label in enumerate(labels):
+            axes.annotate(str(label), (x, k / max(1, len(labels) - 1)), (3, 2), textcoords="offset points", fontsize=7)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(
+        yticks=[], title=f"colour: best validation Dice, {low:.3f} (dark) to {high:.3f} (bright); ranks of the values"
+    )
+    return figure
+
+
+def matplotlib_colours(values: list[float], low: float, high: float) -> list:
+    """A colour of viridis for each value."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](min(1, max(0, (v - low) / (high - low or 1)))) for v in values]

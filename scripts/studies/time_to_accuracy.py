@@ -1,0 +1,82 @@
+"""Minutes to a Dice of 0.9943 on the published protocol: recipes, each with schedules of growing length.
+
+A recipe is a set of overlays and options; a schedule anneals its learning rate to zero within its own epochs, so each
+length is a training of its own. A recipe ends with the first length that reaches the target on the test images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from studies.common import generate, history, markdown, mean_sd, scores, train, training_seconds, write_results
+
+TARGET = 0.9943
+SIZES = {
+    "small": {"pairs": 200, "epochs": (5, 15, 45), "target": 0.985},
+    "full": {"pairs": 1000, "epochs": (5, 10, 20, 40, 80, 160), "target": TARGET},
+}
+RECIPES: dict[str, tuple[list[str], dict]] = {
+    "default": ([], {}),
+    "channels-last": ([], {"channels_last": True}),
+    "UNet of the paper": (["network_unet_paper.json"], {}),
+    "SegResNet": (["network_segresnet.json"], {}),
+    "SegResNet, channels-last": (["network_segresnet.json"], {"channels_last": True}),
+    "patches of 64": ([], {"patch_size": [64, 64], "batch_size": 16}),
+    "averaged weights": ([], {"ema_decay": 0.99}),
+}
+
+
+def run(out: Path, size: str, recipes: tuple[str, ...] = tuple(RECIPES)) -> None:
+    """Do the study; every step whose result lies in ``out`` is taken from there."""
+    p = SIZES[size]
+    dataset = generate(out, p["pairs"], 0)
+    rows = []
+    for recipe in tqdm(recipes, desc="recipes", unit="recipe"):
+        overlays, options = RECIPES[recipe]
+        for epochs in p["epochs"]:
+            folder = out / "runs" / f"{'_'.join(recipe.replace(',', '').split())}_{epochs}"
+            trained = train(
+                folder,
+                dataset / "dataset.json",
+                overlays,
+                max_epochs=epochs,
+                val_interval=max(1, epochs // 5),
+                **options,
+            )
+            values = scores(trained, dataset, ("test",))
+            row = {"recipe": recipe, "epochs": epochs, "training_seconds": training_seconds(trained)}
+            row |= {"dice": mean_sd([v["mean_dice"] for v in values]), "n": len(values)}
+            row |= {"iou": mean_sd([v["mean_iou"] for v in values])}
+            row["validation_dice"] = max(h["val_mean_dice"] for h in history(trained) if "val_mean_dice" in h)
+            rows.append(row)
+            content = {"target": p["target"], "rows": rows}
+            write_results(out, "time", size, content, _table(rows, p["target"]), _figure(rows, p["target"]))
+            if row["dice"][0] >= p["target"]:
+                break
+
+
+def _table(rows: list[dict], target: float) -> str:
+    header = ["recipe", "epochs", "training [min]", "test Dice", "IoU", "validation Dice, not mirrored", f"≥ {target}"]
+    lines = []
+    for r in rows:
+        line = [r["recipe"], r["epochs"], f"{r['training_seconds'] / 60:.1f}"]
+        line += [f"{r['dice'][0]:.4f} ± {r['dice'][1]:.4f}", f"{r['iou'][0]:.4f}", f"{r['validation_dice']:.4f}"]
+        lines.append([*line, "yes" if r["dice"][0] >= target else ""])
+    return (
+        f"{markdown(header, lines)}\n\nmean ± sd of {rows[0]['n']} test images; time of the epochs without validation."
+    )
+
+
+def _figure(rows: list[dict], target: float) -> Figure:
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for recipe in dict.fromkeys(r["recipe"] for r in rows):
+        points = [(r["training_seconds"] / 60, r["dice"][0]) for r in rows if r["recipe"] == recipe]
+        axes.plot(*zip(*points, strict=True), marker="o", label=recipe)
+    axes.axhline(target, color="black", linewidth=0.8, linestyle="--")
+    axes.set(xlabel="training [min]", ylabel="test Dice", xscale="log")
+    axes.legend(fontsize=7)
+    return figure

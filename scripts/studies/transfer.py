@@ -1,0 +1,149 @@
+"""One annotated real slice: synthetic pretraining against training from scratch, scored on another slice.
+
+The real slices are nano-CT images of NMC cathodes (Su et al., npj Comput. Mater. 8:30, 2022) with labels drawn
+semi-manually: 0 active material, 1 carbon-binder domain (CBD), 2 pore. Their boundaries are uncertain by several
+pixels, so the best possible figure is well below 1: the table has, beside each score, the Dice of the labels with
+themselves after their interfaces were moved by 1 and 2 pixels.
+
+Three quarters of the annotated slice are trained on, the rest chooses the epoch; the other slice is only scored.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.ndimage import distance_transform_edt
+from tqdm import tqdm
+
+from bundle.metrics import score
+from bundle.pictures import label_colours, show, to_grey
+from bundle.volume_io import read_volume, write_json, write_nifti
+from studies.common import Segmenter, generate, markdown, train, write_results
+
+SIZES = {
+    "small": {"pairs": 150, "pretraining": 25, "epochs": 40, "seeds": 1},
+    "full": {"pairs": 1000, "pretraining": 100, "epochs": 150, "seeds": 3},
+}
+CLASS_NAMES = ["pore", "active", "CBD"]  # of the recipe
+CLASS_OF_LABEL = np.array([1, 2, 0], np.uint8)  # real label to class
+SLICES = {"a_1": "a_100", "a_100": "a_1"}  # trained on, scored on
+OTHER = "d_1501"  # another cell
+PIXEL_UM = 0.05  # the files do not say it; the recipe's
+WAYS = {
+    "synthetic alone": None,
+    "from scratch": {},
+    "pretrained": {"pretrained_part": "all"},
+    "pretrained encoder": {"pretrained_part": "encoder"},
+    "pretrained encoder, frozen": {"pretrained_part": "encoder", "freeze": True},
+}
+
+
+def run(out: Path, size: str, real: Path | None = None) -> None:
+    """Do the study; ``real`` is the folder with ``a_1.tif``, ``a_1_label.tif`` and so on.
+
+    Raises:
+        ValueError: there is no such folder.
+    """
+    if real is None or not (real / "a_1_label.tif").is_file():
+        raise ValueError(f"--real {real}: needs the folder with a_1.tif and a_1_label.tif (nmc_nanoct)")
+    p = SIZES[size]
+    synthetic = generate(out, p["pairs"], 0, "generate_nmc_cathode.json")
+    pretrained = train(
+        out / "runs" / "pretraining",
+        synthetic / "dataset.json",
+        ["augment.json"],
+        max_epochs=p["pretraining"],
+        val_interval=5,
+    )
+    jobs = [
+        (s, way, seed) for s in SLICES for way in WAYS for seed in range(p["seeds"] if WAYS[way] is not None else 1)
+    ]
+    rows = []
+    for source, way, seed in tqdm(jobs, desc="trainings", unit="run"):
+        trained = pretrained
+        if WAYS[way] is not None:
+            options = dict(WAYS[way])
+            if options:
+                options["pretrained"] = pretrained / "model.pt"
+            trained = train(
+                out / "runs" / f"{source}_{'_'.join(way.replace(',', '').split())}_{seed}",
+                annotated(real, source, out / "data" / source),
+                ["transfer.json"],
+                max_epochs=p["epochs"],
+                val_interval=5,
+                seed=seed,
+                **options,
+            )
+        segmenter = Segmenter(trained)
+        for target in (SLICES[source], OTHER):
+            image, truth = real_pair(real, target)
+            values = score(segmenter(image), truth, len(CLASS_NAMES), PIXEL_UM)
+            rows.append({"trained_on": source, "way": way, "seed": seed, "scored_on": target, **values})
+    limits = {f"{name}, {d} px": moved_dice(real_pair(real, name)[1], d) for name in SLICES for d in (1, 2)}
+    content = {"rows": [{k: None if v != v else v for k, v in r.items()} for r in rows], "moved_labels_dice": limits}
+    write_results(out, "transfer", size, content, _table(rows, limits), _figure(out, real, p))
+
+
+def real_pair(real: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Image float32 and classes uint8 of an annotated slice, both (x, y)."""
+    image = read_volume(real / f"{name}.tif", PIXEL_UM).array.astype(np.float32)
+    label = read_volume(real / f"{name}_label.tif", PIXEL_UM).array.astype(np.uint8)
+    return image, CLASS_OF_LABEL[label]
+
+
+def annotated(real: Path, name: str, folder: Path) -> Path:
+    """Datalist of one annotated slice: its left three quarters to train, the rest to validate."""
+    image, label = real_pair(real, name)
+    cut = 3 * len(image) // 4
+    low, high = np.percentile(image, (0.5, 99.5))  # of the whole slice, as when it is segmented
+    scaled = np.clip((image - low) / (high - low), -1, 2).astype(np.float32)
+    affine = np.diag([PIXEL_UM, PIXEL_UM, 1, 1])
+    content = {"labels": {str(k): n for k, n in enumerate(CLASS_NAMES)}, "tensorImageSize": "2D"}
+    for split, part in (("training", slice(None, cut)), ("validation", slice(cut, None))):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_nifti(folder / f"{split}_image.nii.gz", scaled[part], affine)
+        write_nifti(folder / f"{split}_label.nii.gz", label[part], affine)
+        content[split] = [{"image": f"{split}_image.nii.gz", "label": f"{split}_label.nii.gz"}]
+    content["test"] = []
+    write_json(folder / "dataset.json", content)
+    return folder / "dataset.json"
+
+
+def moved_dice(truth: np.ndarray, distance_px: float) -> float:
+    """Mean Dice, without pore, of labels with themselves after each class in turn has grown by this distance."""
+    values = []
+    for k in range(1, len(CLASS_NAMES)):
+        grown = distance_transform_edt(truth != k) <= distance_px
+        values.append(2 * (truth == k).sum() / (grown.sum() + (truth == k).sum()))
+    return float(np.mean(values))
+
+
+def _table(rows: list[dict], limits: dict[str, float]) -> str:
+    header = ["trained on", "way", "scored on", "mean Dice", *(f"IoU {n}" for n in CLASS_NAMES), "fraction error", "n"]
+    lines = []
+    for key in dict.fromkeys((r["trained_on"], r["way"], r["scored_on"]) for r in rows):
+        of_key = [r for r in rows if (r["trained_on"], r["way"], r["scored_on"]) == key]
+
+        def mean(name: str, of_key: list = of_key) -> str:
+            return f"{np.mean([r[name] for r in of_key]):.3f}"
+
+        lines.append([*key, mean("mean_dice"), *(mean(f"iou_{k}") for k in range(3)), mean("mean_abs_fraction_error")])
+        lines[-1].append(len(of_key))
+    note = "; ".join(f"{name}: {value:.3f}" for name, value in limits.items())
+    return f"{markdown(header, lines)}\n\nDice of the labels with themselves, classes grown: {note}."
+
+
+def _figure(out: Path, real: Path, p: dict) -> Figure:
+    source, target = next(iter(SLICES.items()))
+    image, truth = real_pair(real, target)
+    size_um = [n * PIXEL_UM for n in image.shape]
+    figure = Figure(figsize=(3.2 * (len(WAYS) + 2), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(WAYS) + 2)
+    show(axes[0], to_grey(image), size_um, target)
+    show(axes[1], label_colours(truth, len(CLASS_NAMES)), size_um, "label")
+    for k, way in enumerate(WAYS, start=2):
+        name = "pretraining" if WAYS[way] is None else f"{source}_{'_'.join(way.replace(',', '').split())}_0"
+        show(axes[k], label_colours(Segmenter(out / "runs" / name)(image), len(CLASS_NAMES)), size_um, way)
+    return figure

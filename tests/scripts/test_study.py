@@ -1,0 +1,156 @@
+"""The studies of training: their parts against known answers, and one of them whole on tiny data."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
+
+from studies import common, data_volume, robustness, search, transfer  # noqa: E402
+
+SMALL = {
+    "patch_size": [32, 32],
+    "roi_size": [48, 48],
+    "network_def::channels": [4, 8],
+    "network_def::strides": [2],
+    "network_def::num_res_units": 1,
+}
+
+
+def test_subset_takes_a_share_of_the_training_pairs_and_leaves_the_tests(flat_dataset, tmp_path):
+    content = json.loads((flat_dataset / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    path, count = data_volume.subset(tmp_path, 0.5, seed=0)
+    part = json.loads(path.read_text())
+    whole = [p["image"] for p in content["training"]]
+    assert count == round(0.5 * len(whole)) == len(part["training"])
+    assert {p["image"] for p in part["training"]} < set(whole)
+    assert part["test"] == content["test"] and part["validation"] == content["validation"]
+    others = [json.loads(data_volume.subset(tmp_path, 0.5, seed)[0].read_text())["training"] for seed in range(1, 6)]
+    assert any(other != part["training"] for other in others)
+
+
+def test_moved_label_of_a_disc_is_the_closed_form():
+    x, y = np.mgrid[-100:101, -100:101]
+    disc = (np.hypot(x, y) <= 50).astype(np.uint8)
+    truth = disc * 1
+    truth[:20] = 2  # a plate, which grows by d rows
+    expected_disc = 2 * 50**2 / (52**2 + 50**2)
+    expected_plate = 2 * 20 / (22 + 20)
+    found = transfer.moved_dice(truth, 2)
+    assert found == pytest.approx((expected_disc + expected_plate) / 2, abs=0.01)  # a boundary of a quarter pixel
+
+
+def test_annotated_slice_becomes_a_data_set(tmp_path):
+    rng = np.random.default_rng(0)
+    from bundle.volume_io import read_labels, read_volume, write_tiff
+
+    labels = rng.integers(0, 3, (40, 32)).astype(np.uint8)
+    write_tiff(tmp_path / "x.tif", labels.astype(np.float32), [0.05, 0.05])
+    write_tiff(tmp_path / "x_label.tif", labels, [0.05, 0.05])
+    datalist = transfer.annotated(tmp_path, "x", tmp_path / "out")
+    content = json.loads(datalist.read_text())
+    parts = [read_labels(tmp_path / "out" / content[s][0]["label"])[0] for s in ("training", "validation")]
+    assert [p.shape for p in parts] == [(30, 32), (10, 32)]
+    whole = np.concatenate(parts)
+    assert np.array_equal(whole == 0, labels == 2) and np.array_equal(whole == 1, labels == 0)  # pore, active
+    assert read_volume(tmp_path / "out" / content["training"][0]["image"]).array.dtype == np.float32
+
+
+@pytest.mark.parametrize("pooling", ["strided", "max", "max with indices"])
+@pytest.mark.parametrize("loss", ["dice_ce", "ce", "dice", "focal", "boundary"])
+def test_every_overlay_of_the_search_builds(pooling, loss):
+    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 4, "kernel_size": 5, "depth": 2}
+    config = ConfigParser.load_config_file(str(ROOT / "configs/train.json"))
+    config |= search.overlay(values | {"pooling": pooling, "loss": loss})
+    parser = ConfigParser(config | {"class_names": ["a", "b", "c"], "neighbours": 0})
+    network, function = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss")
+    logits = network(torch.zeros(2, 1, 32, 32))
+    assert logits.shape == (2, 3, 32, 32)
+    value = function(logits, torch.ones(2, 1, 32, 32))
+    assert math.isfinite(value.item()) and value.requires_grad
+
+
+def test_trial_trains_and_reports(flat_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
+    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
+    trial = optuna.trial.FixedTrial(values | {"pooling": "strided", "loss": "ce"})
+    best = search.objective(trial, tmp_path, flat_dataset, epochs=2, stage="TPE")
+    scores = [h["val_mean_dice"] for h in common.history(tmp_path / "trials/0000")]
+    assert best == max(scores) and len(scores) == 2
+    assert list((tmp_path / "trials/0000/tensorboard").iterdir())
+
+
+def test_pruned_trial_stops_early(flat_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
+    monkeypatch.setattr(optuna.trial.FixedTrial, "should_prune", lambda self: True)
+    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
+    with pytest.raises(optuna.TrialPruned):
+        trial = optuna.trial.FixedTrial(values | {"pooling": "strided", "loss": "ce"})
+        search.objective(trial, tmp_path, flat_dataset, epochs=3, stage="TPE")
+    assert len(common.history(tmp_path / "trials/0000")) == 1
+
+
+def test_shift_of_the_prediction_is_found(flat_dataset, tmp_path):
+    truths = iter([common.read_labels(pair["label"])[0] for pair in common.pairs_of(flat_dataset)])
+    values = robustness.dice(lambda image: np.roll(next(truths), (3, -2), (0, 1)), flat_dataset, tmp_path / "x.json")
+    assert [v["shifted"] for v in values] == [1.0] * 8
+    assert max(v["dice"] for v in values) < 0.95
+
+
+@pytest.fixture(scope="module")
+def robust(tmp_path_factory):
+    """The study of robustness, whole, with one corruption and one network; the second run finds all of it done."""
+    out = tmp_path_factory.mktemp("robustness")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(robustness.SIZES, "small", {"pairs": 10, "test_images": 2, "epochs": 1})
+        patch.setattr(robustness, "STRENGTHS", ("middle",))
+        patch.setattr(robustness, "CORRUPTIONS", {"rings": [robustness._stripes(0.02)]})
+        robustness.run(out, "small", networks=("none",))
+        commands = len(list(out.rglob("log.txt")))
+        started = []
+        patch.setattr(common, "bundle_run", lambda *a, **k: started.append(a))
+        patch.setattr(ConfigParser, "load_config_file", lambda *a, **k: started.append(a))
+        (out / "results.md").unlink()
+        robustness.run(out, "small", networks=("none",))
+    assert not started, "a finished study started something again"
+    return out, commands
+
+
+def test_study_writes_table_picture_and_record(robust):
+    out, commands = robust
+    assert commands == 1  # a training
+    assert len(list((out / "data").iterdir())) == 3
+    results = json.loads((out / "results.json").read_text())
+    assert results["dice"]["none"]["rings/middle"]["n"] == 2
+    assert results["versions"]["torch"] and results["device"]
+    assert "| clean |" in (out / "results.md").read_text()
+    assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_run_with_other_options_is_not_overwritten(robust):
+    out, _ = robust
+    with pytest.raises(ValueError, match="trained with other options"):
+        common.train(out / "runs/none", out / "elsewhere.json", max_epochs=7)
+
+
+def test_failed_step_says_why(tmp_path):
+    with pytest.raises(ValueError, match=r"a step failed: error: .*no data set at .*log\.txt"):
+        common.train(tmp_path / "run", tmp_path / "missing/dataset.json", max_epochs=1)
+
+
+def test_mistakes_are_one_line(tmp_path):
+    command = [sys.executable, str(ROOT / "scripts/study.py"), "volume", "--out", str(tmp_path), "--trials", "3"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 2 and result.stderr == "study.py: --trials is no option of the study 'volume'\n"
+    with pytest.raises(ValueError, match=r"--real .*: needs the folder with a_1.tif"):
+        transfer.run(tmp_path, "small", real=tmp_path)
