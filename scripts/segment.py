@@ -1,11 +1,13 @@
 """Segment a scan with a trained network: labels as TIFF and NIfTI, a picture and a report.
 
-    python scripts/segment.py scan.tif --voxel-size-um 0.05 --out results/scan
+    python scripts/segment.py scan.tif --voxel-size-um 0.05 --bundle spheres_v0.1.0.zip --out results/scan
 
-The scan is a TIFF, NIfTI, .npy or PNG file, or a folder of TIFF or PNG slices.
+The scan is a TIFF, NIfTI, .npy or PNG file, or a folder of TIFF or PNG slices. The network is a packed bundle or
+promoted weights (--bundle), checked before use, or a checkpoint of your own, whose run folder says how it was trained.
 """
 
 import argparse
+import contextlib
 import json
 import platform
 import re
@@ -18,6 +20,7 @@ sys.path.insert(0, str(ROOT))
 from bundle import volume_io  # noqa: E402  (MONAI is imported later: it takes seconds, and --help needs none of it)
 
 CONFIG_KEYS = ("network_def", "intensity", "inferer", "class_names", "spatial_dims")
+MOST_MEASURED = 2**26  # voxels of which noise and mean are measured; of a larger scan the middle slices
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,8 +37,10 @@ def parse_arguments() -> argparse.Namespace:
         metavar="UM",
         help="voxel size in µm, one number or one per axis (x y [z]); needed where the file does not say it",
     )
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "inference.json", help="inference config")
-    parser.add_argument("--checkpoint", type=Path, default=ROOT / "models" / "model.pt", help="trained weights")
+    parser.add_argument("--bundle", type=Path, help="a packed bundle (zip or folder), or a folder of models/")
+    parser.add_argument("--trust", metavar="NAME", help="use the bundle of this name though checks of it fail")
+    parser.add_argument("--checkpoint", type=Path, help="trained weights (default: models/model.pt)")
+    parser.add_argument("--config", type=Path, help="inference config (default: the one of the checkpoint's run)")
     parser.add_argument("--probabilities", action="store_true", help="also write a probability map of each class")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     parser.add_argument("--overlap", type=float, help="share by which windows overlap (default: the config's)")
@@ -49,13 +54,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def check_arguments(args: argparse.Namespace) -> volume_io.Volume:
     """Read the scan and check everything that can be checked before MONAI is imported."""
-    if not args.config.is_file():
-        raise FileNotFoundError(f"{args.config}: no such config; give one with --config")
-    if not args.checkpoint.is_file():
-        raise FileNotFoundError(
-            f"{args.checkpoint}: no trained network there; train one: python -m monai.bundle run "
-            "--config_file configs/train.json --bundle_root . (see README), or pass --checkpoint"
-        )
+    choose_network(args)
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out}: is a file; give a folder with --out")
     if args.overlap is not None and not 0 <= args.overlap < 1:
@@ -68,19 +67,77 @@ def check_arguments(args: argparse.Namespace) -> volume_io.Volume:
     return volume
 
 
-def read_config(args: argparse.Namespace) -> dict:
-    """The parsed entries of the inference config that segmenting needs."""
+def choose_network(args: argparse.Namespace) -> None:
+    """Settle whether the network is a bundle or a checkpoint; one of both is set afterwards, and exists."""
+    if args.bundle and (args.checkpoint or args.config):
+        raise ValueError("--bundle has its own weights and config; give either --bundle or --checkpoint and --config")
+    if not (args.bundle or args.checkpoint or args.config) and (ROOT / "manifest.json").is_file():
+        args.bundle = ROOT  # this script is part of a packed bundle
+    if args.bundle:
+        if not args.bundle.exists():
+            raise FileNotFoundError(f"{args.bundle}: no such bundle; give a zip or a folder with --bundle")
+        return
+    args.checkpoint = args.checkpoint or ROOT / "models" / "model.pt"
+    if not args.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"{args.checkpoint}: no trained network there; train one: python -m monai.bundle run "
+            "--config_file configs/train.json --bundle_root . (see README), or pass --bundle or --checkpoint"
+        )
+    if args.config and not args.config.is_file():
+        raise FileNotFoundError(f"{args.config}: no such config; give one with --config")
+    if not args.config and (args.checkpoint.parent / "record.json").is_file():
+        args.bundle = args.checkpoint.parent  # promoted weights
+
+
+@contextlib.contextmanager
+def open_network(args: argparse.Namespace):
+    """The config's parser, what to call it in messages, the weights, the record (or None) and the bundle's name."""
     from monai.bundle import ConfigParser
 
+    if args.bundle:
+        from bundle.trust import opened
+
+        with opened(args.bundle, args.trust) as shared:
+            name = f"{shared.name} {shared.record['version']}"
+            for note in shared.notes:
+                print(f"note: {note}", file=sys.stderr)
+            yield shared.parser(), f"inference.json of {name}", shared.weights, shared.record, name
+        return
     parser = ConfigParser()
-    try:
-        parser.read_config(str(args.config))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{args.config}: is no readable config: {volume_io.one_line(error)}") from error
+    config = None if args.config else run_config(args.checkpoint)
+    source = args.config or ROOT / "configs" / "inference.json"
+    if config:
+        parser.update(config)
+        source = args.checkpoint.parent / "run.json"
+    else:
+        try:
+            parser.read_config(str(source))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{source}: is no readable config: {volume_io.one_line(error)}") from error
     parser["bundle_root"] = str(ROOT)
+    yield parser, str(source), args.checkpoint, None, None
+
+
+def run_config(checkpoint: Path) -> dict | None:
+    """The config of the run that a checkpoint lies in, checked as a bundle's is; None if there is no record of it."""
+    from bundle.model_config import checkpoint_config
+
+    config = checkpoint_config(checkpoint)
+    if config:
+        from bundle.safe_config import problems
+
+        folder = Path(volume_io.__file__).parent
+        found = problems(config, folder.name, folder)
+        if found:
+            raise ValueError(f"{checkpoint.parent}/run.json: {found[0]}; if you wrote it, name it with --config")
+    return config
+
+
+def read_config(args: argparse.Namespace, parser, source: str) -> dict:
+    """The parsed entries of the inference config that segmenting needs."""
     missing = [key for key in CONFIG_KEYS if key not in parser]
     if missing:
-        raise ValueError(f"{args.config}: lacks {', '.join(missing)}; an inference config has {', '.join(CONFIG_KEYS)}")
+        raise ValueError(f"{source}: lacks {', '.join(missing)}; an inference config has {', '.join(CONFIG_KEYS)}")
     if args.overlap is not None:
         parser["inferer::overlap"] = args.overlap
     if args.no_mirror:
@@ -91,11 +148,26 @@ def read_config(args: argparse.Namespace) -> dict:
             config[key] = parser.get_parsed_content(key)
         except Exception as error:  # a config may call anything
             cause = error.__cause__ or error
-            raise ValueError(f"{args.config}: {key}: {volume_io.one_line(cause)}") from error
+            raise ValueError(f"{source}: {key}: {volume_io.one_line(cause)}") from error
     names = config["class_names"]
     if not (isinstance(names, list) and len(names) > 1 and all(isinstance(name, str) for name in names)):
-        raise ValueError(f"{args.config}: class_names {names!r} must be a list of two or more names")
+        raise ValueError(f"{source}: class_names {names!r} must be a list of two or more names")
     return config
+
+
+def warnings_before(volume: volume_io.Volume, record: dict | None, intensity, steps: list) -> list[str]:
+    """How the scan differs from what the network was trained on, as far as a record says what that was."""
+    if record is None:
+        return []
+    from bundle.training_range import as_network_sees, scan_mismatches
+
+    array = volume.array
+    if array.size > MOST_MEASURED:
+        slices = max(1, MOST_MEASURED // (array.shape[0] * array.shape[1]))
+        start = (array.shape[2] - slices) // 2 if array.ndim == 3 else 0
+        array = array[..., start : start + slices] if array.ndim == 3 else array
+    scaled = as_network_sees(array, intensity)
+    return scan_mismatches(record["data"], array, scaled, volume.voxel_size_um, steps)
 
 
 def choose_device(name: str):
@@ -120,20 +192,31 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
 
     from bundle.inference import load_weights, segment
     from bundle.pictures import segmentation_figure
+    from bundle.training_range import fraction_mismatches
 
     device = choose_device(args.device)
-    config = read_config(args)
-    inferer, names, network = config["inferer"], config["class_names"], config["network_def"]
-    if volume.array.ndim < config["spatial_dims"]:
-        raise ValueError(
-            f"{args.scan}: is a 2D image of shape {volume.array.shape}, and {args.config} has a 3D network; "
-            "give a volume, or a config and checkpoint of a 2D network"
-        )
-    load_weights(network, args.checkpoint)
+    with open_network(args) as (parser, source, weights, record, bundle_name):
+        config = read_config(args, parser, source)
+        inferer, names, network = config["inferer"], config["class_names"], config["network_def"]
+        if volume.array.ndim < config["spatial_dims"]:
+            raise ValueError(
+                f"{args.scan}: is a 2D image of shape {volume.array.shape}, and {source} has a 3D network; "
+                "give a volume, or a config and checkpoint of a 2D network"
+            )
+        load_weights(network, weights)
+        model = {"file": weights.name, "sha256": volume_io.sha256(weights)}
+        steps = parser["intensity"]
+    if bundle_name:
+        model["bundle"] = bundle_name
+        print(f"{args.bundle}: {bundle_name}, checked")
+    intensity = Compose(config["intensity"])
+    found = warnings_before(volume, record, intensity, steps)
+    for warning in found:
+        print(f"warning: {warning}", file=sys.stderr)
     result = segment(
         volume.array,
         network=network,
-        preprocessing=Compose(config["intensity"]),
+        preprocessing=intensity,
         inferer=inferer,
         device=device,
         probabilities=args.probabilities,
@@ -149,6 +232,11 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
     figure = segmentation_figure(volume.array, labels, names, sizes, title=f"{args.scan.name}")
     figure.savefig(staging / "overlay.png", dpi=150)
     counts = np.bincount(labels.ravel(), minlength=len(names))
+    if record:
+        after = fraction_mismatches(record["data"], counts / labels.size)
+        for warning in after:
+            print(f"warning: {warning}", file=sys.stderr)
+        found += after
     report = {
         "input": args.scan.name,
         "shape": labels.shape,
@@ -161,9 +249,10 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
         "mvoxels_per_second": labels.size / 1e6 / result.seconds,
         "peak_memory_mb": None if result.peak_memory_bytes is None else result.peak_memory_bytes / 1e6,
         "device": str(device),
-        "model": {"file": args.checkpoint.name, "sha256": volume_io.sha256(args.checkpoint)},
+        "model": model,
+        "warnings": found,
         "inference": {
-            "config": args.config.name,
+            "config": Path(source).name,
             "roi_size": inferer.roi_size,
             "overlap": inferer.overlap,
             "mode": inferer.mode,

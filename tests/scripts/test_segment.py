@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
+from finished_run import make_run
 from PIL import Image
 
 from bundle import inference
@@ -288,3 +290,98 @@ def test_blocks_in_the_script(tmp_path, run, monkeypatch):
     write_tiff(tmp_path / "scan.tif", array, 1.0)
     assert run(tmp_path / "scan.tif", "--out", tmp_path / "out", *write_bundle(tmp_path / "b"))[0] == 0
     np.testing.assert_array_equal(read_volume(tmp_path / "out/labels.tif").array, expected_labels(array))
+
+
+# ------------------------------------------------------------------------------------------ bundles and runs
+
+
+@pytest.fixture(scope="module")
+def trained(flat_dataset, tmp_path_factory):
+    """A run's checkpoint, its weights promoted, and the bundle's zip."""
+    from bundle.package import pack
+    from bundle.record import promote
+
+    checkpoint = make_run(tmp_path_factory.mktemp("run") / "r", flat_dataset)
+    promoted = promote(checkpoint, "spheres", "0.1.0", tmp_path_factory.mktemp("models"))
+    return checkpoint, promoted, pack(promoted, tmp_path_factory.mktemp("dist"))[1]
+
+
+def test_run_promoted_weights_and_bundle_give_the_same_labels(tmp_path, run, trained, flat_dataset):
+    """Network and window come from the run's record, not from configs/inference.json, whose network is larger."""
+    checkpoint, promoted, archive = trained
+    scan_path = sorted((flat_dataset / "images").iterdir())[0]
+    found = {}
+    for name, options in {
+        "run": ["--checkpoint", checkpoint],
+        "promoted": ["--bundle", promoted],
+        "weights": ["--checkpoint", promoted / "model.pt"],
+        "zip": ["--bundle", archive],
+    }.items():
+        code, printed, err = run(scan_path, "--out", tmp_path / name, "--device", "cpu", *options)
+        assert code == 0, err
+        assert (name == "run") != ("spheres 0.1.0, checked" in printed)
+        found[name] = read_volume(tmp_path / name / "labels.tif").array
+        report = json.loads((tmp_path / name / "report.json").read_text())
+        assert report["inference"]["roi_size"] == [32, 32]
+        # the scan is of the training data; that the untrained network finds too much of one class is warned of
+        assert all("fills" in warning for warning in report["warnings"]) and (name != "run" or not report["warnings"])
+        assert report["model"]["sha256"] == sha256(checkpoint)
+        assert report["model"].get("bundle") == (None if name == "run" else "spheres 0.1.0")
+        assert [row["name"] for row in report["classes"]] == ["pore", "particle"]
+    assert all(np.array_equal(found["run"], labels) for labels in found.values())
+
+
+def test_scan_unlike_the_training_data_is_warned_of(tmp_path, run, trained, flat_dataset):
+    image = read_volume(sorted((flat_dataset / "images").iterdir())[0]).array
+    noisy = image + np.random.default_rng(0).normal(0, np.ptp(image), image.shape).astype(np.float32)
+    write_tiff(tmp_path / "scan.tif", noisy, 0.05)
+    code, _, err = run(tmp_path / "scan.tif", "--bundle", trained[2], "--out", tmp_path / "out")
+    warnings = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert code == 0 and "voxel size 0.05 µm, trained at 0.5 µm" in warnings[0] and "noise" in warnings[1], err
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert [f"warning: {text}" for text in report["warnings"]] == warnings
+
+
+def test_bundle_that_fails_is_not_run(tmp_path, run, trained):
+    from bundle.archive import unpack
+
+    write_tiff(tmp_path / "scan.tif", scan(40, 40), 0.5)
+    (tmp_path / "unpacked").mkdir()
+    folder = unpack(trained[2], tmp_path / "unpacked")
+    (folder / "LICENSE").write_text("mine")
+    here = [tmp_path / "scan.tif", "--bundle", folder, "--out", tmp_path / "out"]
+    assert_error(run(*here), "refused: manifest: LICENSE was changed", "share.py verify")
+    assert_error(run(*here, "--trust", "cubes"), "refused: manifest")
+    assert not (tmp_path / "out").exists()
+    code, _, err = run(*here, "--trust", "spheres")
+    assert code == 0 and "note: manifest: LICENSE was changed" in err
+
+
+def test_foreign_code_in_a_bundle_is_said_and_not_run(tmp_path, run, trained):
+    from bundle.archive import unpack
+
+    write_tiff(tmp_path / "scan.tif", scan(40, 40), 0.5)
+    (tmp_path / "unpacked").mkdir()
+    folder = unpack(trained[2], tmp_path / "unpacked")
+    module = folder / "spheres_0_1_0/inference.py"
+    module.write_text(module.read_text() + "\nraise SystemExit('ran')\n")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["spheres_0_1_0/inference.py"] = sha256(module)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, _, err = run(tmp_path / "scan.tif", "--bundle", folder, "--out", tmp_path / "out")
+    assert code == 0 and "note: code: spheres_0_1_0/inference.py is not this project's" in err
+
+
+def test_mistakes_in_the_choice_of_network(tmp_path, run, trained):
+    write_tiff(tmp_path / "scan.tif", scan(40, 40), 0.5)
+    here = [tmp_path / "scan.tif", "--out", tmp_path / "out"]
+    assert_error(run(*here, "--bundle", trained[2], "--checkpoint", trained[0]), "either --bundle or --checkpoint")
+    assert_error(run(*here, "--bundle", tmp_path / "none.zip"), "none.zip: no such bundle", "--bundle")
+    copy = tmp_path / "r"
+    shutil.copytree(trained[0].parent, copy)
+    record = json.loads((copy / "run.json").read_text())
+    record["config"]["intensity"].append({"_target_": "os.system", "command": "true"})
+    (copy / "run.json").write_text(json.dumps(record))
+    assert_error(run(*here, "--checkpoint", copy / "model.pt"), "run.json", "os.system", "--config")
+    (copy / "run.json").write_text(json.dumps({"config": None}))
+    assert_error(run(*here, "--checkpoint", copy / "model.pt"), "run.json: holds no config", "--config")

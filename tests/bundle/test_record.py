@@ -1,0 +1,187 @@
+"""Promoted weights: the record says what the run's files say, and only an evaluation of these weights is taken."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from finished_run import NAMES, make_run
+from PIL import Image
+
+from bundle.archive import read_weights
+from bundle.card import class_scores, eval_metrics, front_matter, limits, metadata
+from bundle.record import promote, size_multiple
+from bundle.volume_io import sha256
+
+
+@pytest.fixture(scope="module")
+def run(flat_dataset, tmp_path_factory):
+    checkpoint = make_run(tmp_path_factory.mktemp("run") / "spheres", flat_dataset)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 2000, 3)).astype(np.uint8)).save(
+        checkpoint.parent / "evaluation/cases.png"
+    )
+    return checkpoint
+
+
+@pytest.fixture(scope="module")
+def promoted(run, tmp_path_factory):
+    return promote(run, "spheres", "0.1.0", tmp_path_factory.mktemp("models"), changes="First", notes="Mind the *gap*.")
+
+
+@pytest.fixture(scope="module")
+def record(promoted):
+    return json.loads((promoted / "record.json").read_text())
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    """A copy of the run that a test may spoil."""
+    return shutil.copytree(run.parent, tmp_path / "run") / "model.pt"
+
+
+def test_files_and_hashes(run, promoted, record):
+    assert {path.name for path in promoted.iterdir()} == {*record["files"], "record.json"}
+    assert all(sha256(promoted / name) == digest for name, digest in record["files"].items())
+    assert sha256(promoted / "model.pt") == sha256(run)
+    with Image.open(promoted / "cases.png") as picture:
+        assert picture.width == 1000
+
+
+def test_record_is_of_the_run(run, record, flat_dataset):
+    metrics = json.loads((run.parent / "evaluation/metrics.json").read_text())
+    assert record["evaluation"]["methods"] == metrics["methods"]
+    checked = record["evaluation"]["checked"]
+    assert checked["by"] == "segmenting again" and checked["sha256"] == sha256(run) and len(checked["images"]) == 2
+    assert record["classes"] == NAMES and record["changelog"] == {"0.1.0": "First"}
+    assert record["data"]["recipe_sha256"] == sha256(flat_dataset / "recipe.json")
+    assert record["network"]["size_multiple"] == 4 and record["network"]["in_channels"] == 1
+    assert record["training"]["seconds"] == 3 and record["versions"]["torch"] == "2.13.0"
+    assert str(flat_dataset) not in json.dumps(record)
+
+
+def test_example_is_what_the_network_gives(promoted, record):
+    from monai.bundle import ConfigParser
+
+    network = ConfigParser(record["config"]).get_parsed_content("network_def").eval()
+    network.load_state_dict(read_weights(promoted / "model.pt"))
+    with np.load(promoted / "example.npz") as stored, torch.inference_mode():
+        assert stored["image"].shape == (1, 1, 32, 32) and stored["image"].std() > 0.1
+        np.testing.assert_array_equal(network(torch.from_numpy(stored["image"])).numpy(), stored["logits"])
+
+
+def test_card_tells_when_not_to_use_it(promoted, record):
+    card = (promoted / "README.md").read_text()
+    for words in (
+        "When not to use it",
+        "0.5 µm per voxel",
+        "rings, motion",
+        "Real scans",
+        "Mind the *gap*.",
+        "cases.png",
+    ):
+        assert words in card
+    dice = class_scores(record["evaluation"])[1]["dice"]
+    assert f"| particle | {dice:.4f} |" in card
+    assert record["data"]["recipe_sha256"] in card
+    first = limits(record)
+    record = json.loads(json.dumps(record))
+    record["data"]["recipe"]["scanner"]["stripes"] = {"type": "Stripes"}
+    assert "rings" in " ".join(first) and "rings" not in " ".join(limits(record))
+
+
+def test_metadata_and_front_matter(record):
+    pins = {"monai": "1", "torch": "2", "numpy": "3", "nibabel": "4"}
+    found = metadata(record, pins)
+    assert found["eval_metrics"] == eval_metrics(record["evaluation"]) and found["version"] == "0.1.0"
+    assert found["required_packages_version"] == {"nibabel": "4"} and found["pytorch_version"] == "2"
+    assert found["network_data_format"]["inputs"]["image"]["spatial_shape"] == ["4*n", "4*n"]
+    assert found["network_data_format"]["outputs"]["pred"]["channel_def"] == {"0": "pore", "1": "particle"}
+    lines = front_matter(record).splitlines()
+    assert lines[0] == lines[-1] == "---"
+    values = {line.split(": ", 1)[0]: json.loads(line.split(": ", 1)[1]) for line in lines[1:-1]}
+    assert values["library_name"] == "monai" and values["pipeline_tag"] == "image-segmentation"
+    assert "medical" not in values["tags"] and "particle" in values["tags"]
+    reported = values["model-index"][0]["results"][0]["metrics"]
+    assert {entry["type"]: entry["value"] for entry in reported} == eval_metrics(record["evaluation"])
+
+
+def test_evaluation_of_other_weights_is_refused(copied, tmp_path):
+    state = torch.load(copied, weights_only=True)
+    torch.save({key: -value for key, value in state.items()}, copied)
+    with pytest.raises(ValueError, match=r"evaluation is of other weights.*evaluate again"):
+        promote(copied, "spheres", "0.1.0", tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_hash_in_the_evaluation_decides(copied, tmp_path, same):
+    path = copied.parent / "evaluation/metrics.json"
+    content = json.loads(path.read_text()) | {"weights_sha256": sha256(copied) if same else "0" * 64}
+    path.write_text(json.dumps(content))
+    if same:
+        folder = promote(copied, "spheres", "0.1.0", tmp_path / "models")
+        assert json.loads((folder / "record.json").read_text())["evaluation"]["checked"]["by"] == "hash"
+    else:
+        with pytest.raises(ValueError, match="of other weights"):
+            promote(copied, "spheres", "0.1.0", tmp_path / "models")
+
+
+def test_training_checkpoint_becomes_flat(copied, tmp_path):
+    state = torch.load(copied, weights_only=True)
+    torch.save({"network": state, "epoch": 3}, copied)
+    folder = promote(copied, "spheres", "0.1.0", tmp_path / "models")
+    assert read_weights(folder / "model.pt").keys() == state.keys()
+
+
+def test_versions_grow(copied, tmp_path):
+    promote(copied, "spheres", "0.1.9", tmp_path)
+    with pytest.raises(ValueError, match=r"0\.1\.9"):
+        promote(copied, "spheres", "0.1.9", tmp_path)
+    folder = promote(copied, "spheres", "0.1.10", tmp_path, changes="Better")
+    changelog = json.loads((folder / "record.json").read_text())["changelog"]
+    assert changelog == {"0.1.9": "no description", "0.1.10": "Better"}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "word"),
+    [
+        ("Spheres", "0.1.0", "lower-case"),
+        ("a__b", "0.1.0", "lower-case"),
+        ("a_v1", "0.1.0", "_v1"),
+        ("a", "1.0", "0.1.0"),
+    ],
+)
+def test_names_and_versions(copied, tmp_path, name, version, word):
+    with pytest.raises(ValueError, match=word):
+        promote(copied, name, version, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "hint"), [("run.json", "model.pt of a run"), ("evaluation/metrics.json", "evaluate the run first")]
+)
+def test_run_that_is_not_whole(copied, tmp_path, file, hint):
+    (copied.parent / file).unlink()
+    with pytest.raises(FileNotFoundError, match=hint):
+        promote(copied, "spheres", "0.1.0", tmp_path)
+
+
+def test_other_data_set(copied, tmp_path, flat_dataset):
+    other = shutil.copytree(flat_dataset, tmp_path / "data")
+    text = (other / "dataset.json").read_text().replace('"particle"', '"grain"')
+    (other / "dataset.json").write_text(text)
+    with pytest.raises(ValueError, match="other classes"):
+        promote(copied, "spheres", "0.1.0", tmp_path, dataset=other)
+    with pytest.raises(FileNotFoundError, match="--dataset"):
+        promote(copied, "spheres", "0.1.0", tmp_path, dataset=tmp_path / "none")
+
+
+def test_size_multiple():
+    from monai.networks.nets import UNet
+
+    assert size_multiple(torch.nn.Conv2d(1, 2, 3, padding=1), 1, 2) == 1
+    # two halvings would do for multiples of 4, but a norm needs more than one voxel at the bottom
+    assert size_multiple(UNet(2, 1, 2, (4, 4, 4), (2, 2), norm="instance").eval(), 1, 2) == 8
+    assert size_multiple(UNet(3, 1, 2, (4, 4), (2,), norm="batch").eval(), 1, 3) == 2
+    with pytest.raises(ValueError, match="takes no window"):
+        size_multiple(torch.nn.Conv2d(1, 2, 3), 1, 2)
