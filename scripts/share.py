@@ -98,7 +98,6 @@ def run_verify(args: argparse.Namespace) -> int:
 
 def run_export(args: argparse.Namespace) -> None:
     from bundle.export import export
-
     from bundle.trust import opened
 
     with opened(args.bundle, args.trust) as bundle:

@@ -1,6 +1,7 @@
 """A run folder as training and evaluation leave it, made without training: a network with random weights."""
 
 import csv
+import functools
 import json
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from monai.transforms import Compose
 from bundle.inference import segment
 from bundle.metrics import score, summarise
 from bundle.model_config import inference_config
+from bundle.package import pack
+from bundle.record import promote
 from bundle.volume_io import read_volume
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -78,3 +81,14 @@ def make_run(folder: Path, dataset: Path, *overlays: str, seed: int = 0, **chang
         writer.writerow(["image", "method", "accuracy"])
         writer.writerows([name, "UNet", scores["accuracy"]] for name, scores in rows)
     return folder / "model.pt"
+
+
+@functools.cache
+def finished_bundle(dataset: Path) -> tuple[Path, Path, Path, Path]:
+    """Checkpoint, promoted folder, packed folder and zip of 'spheres' 0.1.0, made once; not to be written to."""
+    base = dataset.parent / "spheres_bundle"
+    checkpoint = make_run(base / "run", dataset)
+    promoted = promote(checkpoint, "spheres", "0.1.0", base / "models", changes="First", notes="Mind the *gap*.")
+    folder, archive, left_out = pack(promoted, base / "dist")
+    assert not left_out
+    return checkpoint, promoted, folder, archive

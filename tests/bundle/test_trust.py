@@ -12,24 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from finished_run import make_run
+from finished_run import finished_bundle
 
 from bundle import archive, trust
-from bundle.package import pack
-from bundle.record import promote
 from bundle.trust import opened, print_findings, renamed, verify
 from bundle.volume_io import sha256, write_json
 
 
 @pytest.fixture(scope="module")
-def promoted(flat_dataset, tmp_path_factory):
-    checkpoint = make_run(tmp_path_factory.mktemp("run") / "r", flat_dataset)
-    return promote(checkpoint, "spheres", "0.1.0", tmp_path_factory.mktemp("models"))
+def promoted(flat_dataset):
+    return finished_bundle(flat_dataset)[1]
 
 
 @pytest.fixture(scope="module")
-def packed(promoted, tmp_path_factory):
-    return pack(promoted, tmp_path_factory.mktemp("dist"))
+def packed(flat_dataset):
+    """The folder and the zip."""
+    return finished_bundle(flat_dataset)[2:]
 
 
 @pytest.fixture
@@ -108,6 +106,8 @@ def test_what_python_leaves_in_a_folder_is_overlooked_there_only(folder):
     cache.mkdir()
     (cache / "trust.cpython-311.pyc").write_bytes(b"x")
     (folder / ".gitattributes").write_text("x")
+    (folder / "runs/spheres").mkdir(parents=True)
+    (folder / "runs/spheres/last.pt").write_text("x")
     assert all(finding.ok for finding in verify(folder))
     findings = verify(zipped(folder))
     assert {"files", "manifest"} <= {finding.check for finding in findings if finding.ok is False}
