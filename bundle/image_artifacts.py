@@ -12,6 +12,7 @@ each view multiplies the image's spectrum on that line. k is the frequency along
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable, Sequence
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bundle.slice_tomography import (
+    FINER,
     FWHM_PER_SIGMA,
     SmallScan,
     circle_places,
@@ -73,13 +75,12 @@ def view_shifts(
         [pixels] float32 (n_views,).
     """
     time = torch.linspace(-0.5, 0.5, n_views)
-    path = drift_px * _direction(direction_deg) * time
+    path = drift_px * cmath.rect(1, math.radians(direction_deg)) * time  # complex: second axis − i · first
     for when, length, direction in jumps:
-        path = path + length * _direction(direction) * (time + 0.5 >= when)
-    path = path - path.mean(1, keepdim=True)
+        path = path + cmath.rect(length, math.radians(direction)) * (time + 0.5 >= when)
     angle = torch.deg2rad(first_angle_deg + angular_range_deg * torch.arange(n_views) / n_views)
+    along = ((path - path.mean()) * torch.polar(torch.ones(n_views), -angle)).real
     shake = torch.randn(n_views, generator=torch.Generator().manual_seed(seed))
-    along = (path * torch.stack([angle.cos(), angle.sin()])).sum(0)
     return along + jitter_px * (shake - shake.mean()) + offset_px
 
 
@@ -130,7 +131,7 @@ def shift_views(
             return seen(k, turned)
         return (seen(k, turned) + seen(k, torch.remainder(turned + math.pi, 2 * math.pi)).conj()) / 2
 
-    return filter_slices(image, mask, max(image.shape[1:3]) // 8 + math.ceil(2 * float(shift.abs().max())), beyond)
+    return filter_slices(image, mask, max(image.shape[1:3]) // 6 + math.ceil(2 * float(shift.abs().max())), beyond)
 
 
 # few views
@@ -255,8 +256,8 @@ def ring_pattern(
     device, detectors = stripes.device, stripes.shape[1]
     radius, angle = polar_places(tuple(shape[:2]), tuple(centre_px), device)
     first, last = _ROUND * math.floor(float(radius.min()) / _ROUND), _ROUND * math.ceil(float(radius.max()) / _ROUND)
-    rays = circle_places(first, last, detectors, device)
-    step = math.pi / rays[0].shape[1] / (2 if full_turn else 1)
+    circles = circle_places(first, last, detectors, device)
+    step = math.pi / circles.shape[1] / (2 if full_turn else 1)
     height = (radius - first) * (2 / (last - first)) - 1
     begin = torch.remainder(math.radians(first_angle_deg) - angle, 2 * math.pi)
 
@@ -267,7 +268,8 @@ def ring_pattern(
         return t.abs(), t.sign(), 2 * turns
 
     def pattern(q: Tensor) -> Tensor:
-        integral = F.pad(torch.cumsum(lookup(q, *rays), -1) * step, (1, 0))[:, None]  # over θ − φ from 0 to π
+        values = q.index_select(-1, circles.flatten()).unflatten(-1, circles.shape)
+        integral = F.pad(torch.cumsum(values, -1), (1, 0))[:, None]  # over θ − φ from 0 to π
 
         def to(t: Tensor) -> Tensor:
             places = torch.stack([t * (2 / math.pi) - 1, height], -1).expand(len(q), *t.shape, 2)
@@ -276,10 +278,11 @@ def ring_pattern(
         start, start_sign, start_turns = folded(begin)
         end, end_sign, end_turns = folded(begin + math.radians(window_deg))
         half_turn = to(torch.full_like(begin, math.pi))
-        return end_sign * to(end) - start_sign * to(start) + (end_turns - start_turns) * half_turn
+        return step * (end_sign * to(end) - start_sign * to(start) + (end_turns - start_turns) * half_turn)
 
     filtered = F.pad(stripes @ ramp_matrix(detectors, device), (1, 1))  # nothing beyond the detector
-    return torch.cat([pattern(q) for q in filtered.split(_SLICES)])
+    finer = F.interpolate(filtered[:, None], FINER * (detectors + 1) + 1, mode="linear", align_corners=True)[:, 0]
+    return torch.cat([pattern(q) for q in finer.split(_SLICES)])
 
 
 def add_rings(image: Tensor, patterns: Tensor) -> Tensor:
@@ -309,7 +312,7 @@ def reconstruction_noise(image: Tensor, sd: float, seed: int, psf_px: float = 0.
     spectrum = torch.fft.rfft2(white) * noise_gain(tuple(white.shape[1:]), psf_px, image.device)
     noise = from_slices(torch.fft.irfft2(spectrum, s=white.shape[1:]), image)
     if depth:
-        scan = SmallScan(image)
+        scan = SmallScan(image, 32, 32)
         variance = scan.back(torch.exp(depth / scan.largest * scan.lines))
         noise = noise * (variance / variance.mean()).sqrt()
     return image + sd * noise
@@ -492,8 +495,3 @@ def invert_intensity(image: Tensor) -> Tensor:
 def _white(image: Tensor, seed: int) -> Tensor:
     generator = torch.Generator(image.device).manual_seed(seed)
     return torch.randn(image.shape, generator=generator, device=image.device)
-
-
-def _direction(angle_deg: float) -> Tensor:
-    angle = math.radians(angle_deg)
-    return torch.tensor([[math.cos(angle)], [math.sin(angle)]])

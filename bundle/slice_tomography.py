@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
+FINER = 16  # samples of a detector pixel in the tables of rings
 PADDINGS = {"air": "constant", "mirror": "reflect"}
-_COARSE, _VIEWS = 64, 48  # pixels and views of the small scan
 
 
 def to_slices(image: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def filter_slices(image: Tensor, mask: Callable[[Tensor, Tensor], Tensor], margi
     if beyond not in PADDINGS:
         raise ValueError(f"beyond={beyond!r} is unknown; known: {', '.join(PADDINGS)}")
     slices = to_slices(image)
-    size = next_fast_len(max(slices.shape[1:]) + 2 * margin, real=True)
+    size = next_fast_len(max(slices.shape[1:]) + 2 * margin)
     size += size % 2
     pads = []
     for n in reversed(slices.shape[1:]):
@@ -109,12 +109,16 @@ def ramp_matrix(detectors: int, device: torch.device) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def circle_places(first: int, last: int, detectors: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where the circles between two radii meet a detector with a pixel more at each end, by radius and angle."""
+def circle_places(first: int, last: int, detectors: int, device: torch.device) -> Tensor:
+    """Where the circles between two radii meet a detector, by radius and angle, int32.
+
+    In entries of the detector with a pixel more at each end, sampled ``FINER`` times finer.
+    """
     radii = torch.linspace(first, last, 4 * (last - first) + 1, device=device)
     n = max(180, 2 * last)  # steps of half a turn: 1.6 pixels on the largest circle, as of a usual scan
     angles = (torch.arange(n, device=device) + 0.5) * (math.pi / n)
-    return places_between(torch.outer(radii, angles.cos()) + (detectors + 1) / 2, detectors + 2)
+    place = torch.outer(radii, angles.cos()) + (detectors + 1) / 2
+    return (place.clamp(0, detectors + 1) * FINER).round().int()
 
 
 def noise_gain(shape: tuple[int, int], psf_px: float, device: torch.device) -> Tensor:
@@ -154,20 +158,22 @@ class SmallScan:
 
     Args:
         image: (channels, x, y[, z]); zero beyond its border.
+        pixels: of the longer edge of the small one, at most.
+        views: over 180°.
 
     Attributes:
         step: pixels of the image in one of the small one, along each edge.
         slices: (slices, x, y), the image averaged over groups of pixels.
-        lines: (48 views over 180°, slices, detectors), line integrals [grey · small pixels].
+        lines: (views, slices, detectors), line integrals [grey · small pixels].
         largest: the largest of them, scalar tensor.
     """
 
-    def __init__(self, image: Tensor):
-        self.step = math.ceil(max(image.shape[1:3]) / _COARSE)
+    def __init__(self, image: Tensor, pixels: int = 64, views: int = 48):
+        self.step = math.ceil(max(image.shape[1:3]) / pixels)
         self._image_shape = image.shape
         small = F.interpolate(image[None], [math.ceil(n / self.step) for n in image.shape[1:]], mode="area")[0]
         self.slices = to_slices(small)
-        self._rays, self._places = _rays(tuple(self.slices.shape[1:]), image.device)
+        self._rays, self._places = _rays(tuple(self.slices.shape[1:]), views, image.device)
         self.lines = self._sample(self.slices[None].expand(len(self._rays), *self.slices.shape), self._rays).sum(2)
         self.largest = self.lines.max().clamp(min=1e-6)
 
@@ -193,9 +199,9 @@ class SmallScan:
 
 
 @lru_cache(maxsize=8)
-def _rays(shape: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+def _rays(shape: tuple[int, int], views: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Places for ``grid_sample``: (views, along the ray, detectors, 2) in a slice, (views, x, y, 2) in a view."""
-    angles = torch.arange(_VIEWS, device=device)[:, None, None] * (math.pi / _VIEWS)
+    angles = torch.arange(views, device=device)[:, None, None] * (math.pi / views)
     cosine, sine = angles.cos(), angles.sin()
     detectors = math.ceil(math.hypot(*shape))
     along, across = pixel_axes((detectors, detectors), device)

@@ -108,7 +108,8 @@ def nmc(args: argparse.Namespace) -> Material:
     return Material("NMC cathode", names, real, made, target)
 
 
-def nmc_volume(args: argparse.Namespace) -> Material:
+def nmc_volume(args: argparse.Namespace) -> list[Material]:
+    """The recipe beside a real volume and, where arguments are set, the recipe with these beside it."""
     _, generator, _ = recipe("nmc_cathode")
     (labels,) = read_real([args.nmc_volume], args.nmc_volume_labels)
     if labels.ndim != 3:
@@ -119,8 +120,29 @@ def nmc_volume(args: argparse.Namespace) -> Material:
     generator = replace(
         generator, active_fraction=target[1], cbd_fraction=BINDER_FRACTION, pore_fraction=target[0] - BINDER_FRACTION
     )
-    made = make(generator, labels.shape, args.nmc_volume_um, names, args, only=1)
-    return Material("NMC cathode, volume", names, real, made, target)
+    variants = {"NMC cathode, volume": generator}
+    if args.nmc_volume_set:
+        variants["NMC cathode, volume, arguments set"] = replace(
+            generator, **arguments_of(generator, args.nmc_volume_set)
+        )
+    return [
+        Material(title, names, real, make(variant, labels.shape, args.nmc_volume_um, names, args, only=1), target)
+        for title, variant in variants.items()
+    ]
+
+
+def arguments_of(generator, assignments: list[str]) -> dict[str, float]:
+    """``name=number`` strings as keyword arguments of a generator."""
+    found = {}
+    for text in assignments:
+        name, _, number = text.partition("=")
+        try:
+            found[name] = float(number)
+        except ValueError:
+            raise ValueError(f"--nmc-volume-set {text}: write NAME=NUMBER, such as gap_um=0") from None
+        if name not in generator.__dataclass_fields__:
+            raise ValueError(f"--nmc-volume-set {text}: {type(generator).__name__} has no argument {name}")
+    return found
 
 
 def sofc(args: argparse.Namespace) -> Material:
@@ -268,6 +290,10 @@ def main() -> int:
     parser.add_argument(
         "--nmc-volume-um", type=float, default=0.25, metavar="UM", help="its voxel size in µm (default: 0.25)"
     )
+    parser.add_argument(
+        "--nmc-volume-set", nargs="+", metavar="NAME=NUMBER",
+        help="arguments of NmcCathode to set instead of the recipe's ranges; shown beside the recipe itself",
+    )  # fmt: skip
     parser.add_argument("--sofc", type=Path, help="label image of a solid-oxide electrode, pixels of 0.065 µm")
     parser.add_argument(
         "--sofc-labels", type=int, nargs=3, default=[0, 1, 2], metavar="N",
@@ -282,7 +308,7 @@ def main() -> int:
         parser.error(f"--count {args.count} must be at least 1")
     try:
         materials = [nmc(args)] if args.nmc else []
-        materials += [nmc_volume(args)] if args.nmc_volume else []
+        materials += nmc_volume(args) if args.nmc_volume else []
         materials += [sofc(args)] if args.sofc else []
         materials += [foam(args, "foam", "closed foam"), foam(args, "foam_open", "open foam")]
     except (ValueError, OSError) as error:

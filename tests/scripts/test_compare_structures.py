@@ -102,14 +102,18 @@ def test_from_files_to_tables_and_curves(run, tmp_path):
         write_tiff(tmp_path / f"{name}.tif", labels, None)
     code, out, err = run(
         *("--nmc", tmp_path / "cathode.tif", "--nmc-labels", 1, 2, 0, "--nmc-volume", tmp_path / "volume.tif"),
+        *("--nmc-volume-set", "fines_share=0", "mean_radius_um=1.5"),
         *("--sofc", tmp_path / "electrode.tif", "--count", 1, "--seed", 3),
         *("--curves", tmp_path / "out" / "curves.png", "--json", tmp_path / "out" / "tables.json"),
     )
     assert code == 0, err
     tables = json.loads((tmp_path / "out" / "tables.json").read_text())["tables"]
-    assert list(tables) == ["NMC cathode", "NMC cathode, volume", "Ni–YSZ electrode", "closed foam", "open foam"]
+    volumes = ["NMC cathode, volume", "NMC cathode, volume, arguments set"]
+    assert list(tables) == ["NMC cathode", *volumes, "Ni–YSZ electrode", "closed foam", "open foam"]
+    assert tables[volumes[0]][2]["real"] == tables[volumes[1]][2]["real"]
+    assert tables[volumes[0]][2]["reached"] != tables[volumes[1]][2]["reached"]
     real = {"NMC cathode": [(cathode == k).mean() for k in (2, 0, 1)], "Ni–YSZ electrode": None}
-    real["NMC cathode, volume"] = [(volume == k).mean() for k in (0, 1)]
+    real |= {title: [(volume == k).mean() for k in (0, 1)] for title in volumes}
     for title, fractions in real.items():
         rows = tables[title]
         for row, fraction in zip(rows, fractions or [], strict=False):
@@ -119,7 +123,7 @@ def test_from_files_to_tables_and_curves(run, tmp_path):
     assert {r["quantity"] for r in tables["NMC cathode, volume"]} >= {"tortuosity factor, rest", "fraction, active"}
     assert "**NMC cathode, volume**: 1 generated, 1 real" in out and "**open foam**: 1 generated, 0 real" in out
     picture = np.asarray(Image.open(tmp_path / "out" / "curves.png").convert("RGB"))
-    assert picture.shape[:2] == (5 * 235, 1050) and picture.std() > 10
+    assert picture.shape[:2] == (6 * 235, 1050) and picture.std() > 10
 
 
 @pytest.mark.parametrize(
