@@ -46,8 +46,10 @@ ALLOWED = re.compile(
 )
 PROMOTED_NEEDED = ("README.md", "example.npz", "model.pt", "record.json")
 PROMOTED_ALLOWED = re.compile(r"README\.md|record\.json|model\.pt|example\.npz|cases\.png")
-# by Python, by a download from the hub, by the bundle's own train.json
-LEFT_BEHIND = re.compile(r"(.*/)?__pycache__/[^/]+\.pyc|\.gitattributes|\.cache/huggingface/.*|runs/.*(?<!\.py)")
+# by Python, by a download from the hub, by the bundle's own configs
+LEFT_BEHIND = re.compile(
+    r"(.*/)?__pycache__/[^/]+\.pyc|\.gitattributes|\.cache/huggingface/.*|(data|eval|results|runs)/.*(?<!\.py)"
+)
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,7 @@ class _Checks:
         return bundle
 
     def _files(self) -> list[str]:
-        """What counts as the bundle: of a folder not what Python or a download has left in it."""
+        """What counts as the bundle: of a folder not what its use has left in it."""
         names = [path.relative_to(self.folder).as_posix() for path in sorted(self.folder.rglob("*")) if path.is_file()]
         return [name for name in names if self.source.is_file() or not LEFT_BEHIND.fullmatch(name)]
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 from monai.transforms import Compose
+from PIL import Image
 
 from bundle.inference import segment
 from bundle.metrics import score, summarise
@@ -88,6 +89,8 @@ def finished_bundle(dataset: Path) -> tuple[Path, Path, Path, Path]:
     """Checkpoint, promoted folder, packed folder and zip of 'spheres' 0.1.0, made once; not to be written to."""
     base = dataset.parent / "spheres_bundle"
     checkpoint = make_run(base / "run", dataset)
+    noise = np.random.default_rng(0).integers(0, 255, (300, 2000, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(checkpoint.parent / "evaluation" / "cases.png")
     promoted = promote(checkpoint, "spheres", "0.1.0", base / "models", changes="First", notes="Mind the *gap*.")
     folder, archive, left_out = pack(promoted, base / "dist")
     assert not left_out

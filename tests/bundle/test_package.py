@@ -4,6 +4,7 @@ import ast
 import http.server
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from finished_run import NAMES, make_run
+from finished_run import NAMES, finished_bundle, make_run
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_metadata, verify_net_in_out
 
 from bundle.package import imports_of, module_closure, modules_named, pack, publish, required_packages
@@ -25,14 +26,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def promoted(flat_dataset, tmp_path_factory):
-    checkpoint = make_run(tmp_path_factory.mktemp("run") / "r", flat_dataset)
-    return promote(checkpoint, "spheres", "0.1.0", tmp_path_factory.mktemp("models"))
+def promoted(flat_dataset):
+    return finished_bundle(flat_dataset)[1]
 
 
 @pytest.fixture(scope="module")
-def packed(promoted, tmp_path_factory):
-    return pack(promoted, tmp_path_factory.mktemp("dist"))
+def packed(flat_dataset):
+    """The folder and the zip."""
+    return finished_bundle(flat_dataset)[2:]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,8 @@ def sources(folder):
 
 
 def test_files(packed):
-    folder, archive, left_out = packed
-    assert left_out == [] and archive.name == "spheres_v0.1.0.zip"
+    folder, archive = packed
+    assert archive.name == "spheres_v0.1.0.zip"
     parts = {path.name for path in folder.iterdir() if path.is_dir()}
     assert parts == {"configs", "docs", "models", "scripts", "spheres_0_1_0"}
     assert {path.name for path in (folder / "configs").iterdir()} == {
@@ -275,11 +276,15 @@ def test_two_bundles_in_one_process(elsewhere):
     assert labels[0].shape == (48, 64, 8) and not np.array_equal(*labels)
 
 
-def test_same_labels_everywhere(elsewhere, folder):
+def test_same_labels_everywhere(elsewhere, packed, monkeypatch):
     """By create_workflow, by monai.bundle's run, by the script that the bundle ships and by the repository's."""
     here, printed = elsewhere
-    command = [str(ROOT / "scripts/segment.py"), "scans/scan.tif", "--bundle", str(folder), "--out", "by_repository"]
-    run_elsewhere(here, *command, "--device", "cpu")
+    script, scan = str(ROOT / "scripts/segment.py"), str(here / "scans/scan.tif")
+    options = ["--bundle", str(packed[1]), "--out", str(here / "by_repository"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", [script, scan, *options])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit, match="^0$"):
+        runpy.run_path(script, run_name="__main__")
     expected = labels_of(here / "by_repository/labels.tif")
     for name in ("labels/spheres/scan_labels.tif", "cli/scan_labels.tif", "segmented/labels.tif"):
         np.testing.assert_array_equal(labels_of(here / name), expected)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from finished_run import NAMES, make_run
+from finished_run import NAMES, finished_bundle
 from PIL import Image
 
 from bundle.archive import read_weights
@@ -16,17 +16,13 @@ from bundle.volume_io import sha256
 
 
 @pytest.fixture(scope="module")
-def run(flat_dataset, tmp_path_factory):
-    checkpoint = make_run(tmp_path_factory.mktemp("run") / "spheres", flat_dataset)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 2000, 3)).astype(np.uint8)).save(
-        checkpoint.parent / "evaluation/cases.png"
-    )
-    return checkpoint
+def run(flat_dataset):
+    return finished_bundle(flat_dataset)[0]
 
 
 @pytest.fixture(scope="module")
-def promoted(run, tmp_path_factory):
-    return promote(run, "spheres", "0.1.0", tmp_path_factory.mktemp("models"), changes="First", notes="Mind the *gap*.")
+def promoted(flat_dataset):
+    return finished_bundle(flat_dataset)[1]
 
 
 @pytest.fixture(scope="module")

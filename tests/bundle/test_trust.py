@@ -152,7 +152,7 @@ def test_missing_description(folder, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["sitecustomize.py", "torch.py", "scripts/__init__.py", "models/model.ts", "data/x.nii"]
+    "name", ["sitecustomize.py", "torch.py", "scripts/__init__.py", "models/model.ts", "models/x.nii", "data/x.py"]
 )
 def test_file_that_does_not_belong(folder, name):
     (folder / name).parent.mkdir(exist_ok=True)

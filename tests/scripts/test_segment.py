@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from finished_run import make_run
+from finished_run import finished_bundle
 from PIL import Image
 
 from bundle import inference
@@ -296,14 +296,10 @@ def test_blocks_in_the_script(tmp_path, run, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def trained(flat_dataset, tmp_path_factory):
+def trained(flat_dataset):
     """A run's checkpoint, its weights promoted, and the bundle's zip."""
-    from bundle.package import pack
-    from bundle.record import promote
-
-    checkpoint = make_run(tmp_path_factory.mktemp("run") / "r", flat_dataset)
-    promoted = promote(checkpoint, "spheres", "0.1.0", tmp_path_factory.mktemp("models"))
-    return checkpoint, promoted, pack(promoted, tmp_path_factory.mktemp("dist"))[1]
+    checkpoint, promoted, _, archive = finished_bundle(flat_dataset)
+    return checkpoint, promoted, archive
 
 
 def test_run_promoted_weights_and_bundle_give_the_same_labels(tmp_path, run, trained, flat_dataset):

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from finished_run import make_run
+from finished_run import finished_bundle
 
 from bundle.volume_io import sha256
 
@@ -35,8 +35,8 @@ def share(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(flat_dataset, tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("run") / "r", flat_dataset)
+def checkpoint(flat_dataset):
+    return finished_bundle(flat_dataset)[0]
 
 
 def test_promote_pack_verify(share, checkpoint, tmp_path):
@@ -81,10 +81,9 @@ def test_mistakes(share, checkpoint, tmp_path, monkeypatch, arguments, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_promoted_name_is_not_changed_by_packing(share, checkpoint, tmp_path):
-    named = ["--name", "spheres", "--version", "0.1.0"]
-    assert share("promote", "--checkpoint", checkpoint, *named, "--out", tmp_path)[0] == 0
-    code, _, err = share("pack", "--checkpoint", tmp_path / "spheres", "--name", "cubes", "--out", tmp_path / "dist")
+def test_a_promoted_name_is_not_changed_by_packing(share, flat_dataset, tmp_path):
+    promoted = finished_bundle(flat_dataset)[1]
+    code, _, err = share("pack", "--checkpoint", promoted, "--name", "cubes", "--out", tmp_path / "dist")
     assert code == 2 and "promote again" in err
 
 
