@@ -190,12 +190,13 @@ def publish(path: Path, repo: str, endpoint: str | None = None) -> str:
     one that ``hf auth login`` stored, or HF_TOKEN. Raises ValueError, one line, without the library or for a refused
     bundle.
     """
-    try:
-        from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError:
-        raise ValueError(f"huggingface_hub is not installed; pip install it, or: hf upload {repo} {path} .") from None
     with opened(path) as bundle:
+        try:
+            from huggingface_hub import HfApi
+            from huggingface_hub.errors import HfHubHTTPError
+        except ImportError:
+            hint = f"pip install it, or: hf upload {repo} {path} ."
+            raise ValueError(f"huggingface_hub is not installed; {hint}") from None
         api = HfApi(endpoint=endpoint)
         try:
             api.create_repo(repo, exist_ok=True)

@@ -139,7 +139,7 @@ def test_grey_scaling_is_monais(runner):
 
 
 def test_neighbours_without_the_newer_exporter(flat_dataset, tmp_path, monkeypatch):
-    """A 2.5D network in the runner as in the bundle. What torch.export cannot do is left out, and ONNX done by tracing."""
+    """A 2.5D network in the runner as in the bundle; what torch.export cannot do is left out, ONNX is traced."""
 
     def fail(*args, **kwargs):
         raise RuntimeError("no such operation")

@@ -283,7 +283,7 @@ def test_same_labels_everywhere(elsewhere, packed, monkeypatch):
     options = ["--bundle", str(packed[1]), "--out", str(here / "by_repository"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [script, scan, *options])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         runpy.run_path(script, run_name="__main__")
     expected = labels_of(here / "by_repository/labels.tif")
     for name in ("labels/spheres/scan_labels.tif", "cli/scan_labels.tif", "segmented/labels.tif"):

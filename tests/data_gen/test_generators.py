@@ -79,40 +79,6 @@ def test_any_shape(name, shape, recipes):
     assert json.loads(json.dumps(facts)) == facts and json.loads(json.dumps(drawn)) == drawn
 
 
-FIBRES = {"radius_um": 1.5, "deposit_size_um": 5, "impurity_radius_um": 2, "persistence_um": 30}
-SIZES = {"pore_size_um": 4, "nickel_size_um": 4, "ysz_size_um": 4, "coarse_share": 0}
-EDGES = [  # recipe at an end of its ranges, and the fractions that it must have
-    (Fibres(fibre_fraction=0.005, radius_cv=0, flatness=1, deposit_fraction=0, impurity_fraction=0, radius_um=1.5), [0.995, 0.005]),
-    (Fibres(0.6, radius_cv=1, deposit_fraction=0.01, impurity_fraction=0.29, deposit_aspect=0.1, deposit_roughness=0.5, **FIBRES), None),
-    (Fibres(0.1, flatness=0, deposit_fraction=0.4, impurity_fraction=0, deposit_aspect=1, deposit_roughness=0, **FIBRES), [0.5, 0.1, 0.4]),
-    (Porous(0.0), [0.0, 1.0]),
-    (Porous(0.95, 16, coarsening=0.6, heterogeneity=2), [0.95, 0.05]),
-    (Porous(0.01, 2, anisotropy=5), [0.01, 0.99]),
-    (Porous(0.5, 4, anisotropy=0.2, gradient=1.5), [0.5, 0.5]),
-    (Sofc(0.05, 0.5, **SIZES | {"pore_size_um": 2}), [0.05, 0.475, 0.475]),
-    (Sofc(0.9, 0.5, **SIZES | {"pore_size_um": 20, "nickel_size_um": 2.2, "ysz_size_um": 2.2}), [0.9, 0.05, 0.05]),
-    (Sofc(0.3, 0.5, **SIZES, heterogeneity=2, coarsening=0.6, gradient=-1.5), [0.3, 0.35, 0.35]),
-    (Layers([
-        {"generator": Porous(0.0), "classes": [0, 1], "thickness_um": 2},
-        {"generator": Porous(0.5, 3), "classes": [0, 2], "thickness_um": None},
-        {"generator": Porous(0.0), "classes": [0, 1], "thickness_um": 1},
-    ]), [0.5 * 77 / 80, 3 / 80, 0.5 * 77 / 80]),
-    (Nested(Porous(0.5, 4), 1, Porous(0.0), [2, 1]), [0.5, 0.5]),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("recipe", "fractions"), EDGES)
-def test_the_edges_of_the_ranges(recipe, fractions):
-    shape = (112, 80)
-    try:
-        _, labels, _ = build(recipe, shape)
-    except ValueError as error:  # what cannot be reached says so
-        assert fractions is None and "fraction" in str(error) and "\n" not in str(error)
-    else:
-        reached = np.bincount(labels.ravel(), minlength=len(fractions)) / labels.size
-        np.testing.assert_allclose(reached, fractions, atol=2e-3)
-
-
 @pytest.mark.parametrize("name", microstructure.__all__)
 def test_a_box_of_eight_voxels_is_refused_or_filled(name, recipes):
     """Nothing is started that cannot end: the check says so on one line."""
