@@ -64,6 +64,9 @@ def zipped(folder, name="spheres_v0.1.0.zip"):
     return path
 
 
+opened_once = set()  # opening is verifying again: once for each check is enough
+
+
 def refusal(path, check, *words, trusted=None):
     """The bundle is refused by this check alone (besides the network, which is then not run), saying these words."""
     findings = verify(path, trusted)
@@ -72,8 +75,9 @@ def refusal(path, check, *words, trusted=None):
     assert "\n" not in str(failed[0]) and str(failed[0]).startswith(f"FAIL  {check}: ")
     for word in words:
         assert word in failed[0].text, failed[0].text
-    if check == "code":
+    if check == "code" or check in opened_once:
         return
+    opened_once.add(check)
     with pytest.raises(ValueError, match=r"refused: .*scripts/share\.py verify"), opened(path, trusted):
         raise AssertionError("the block of a refused bundle ran")
 
