@@ -272,7 +272,7 @@ def test_verify_net_in_out(root, name, monkeypatch, tmp_path):
 
 def test_verify_metadata_without_network(root, monkeypatch):
     verify_metadata(
-        meta_file=str(root / "configs/metadata.json"), filepath=str(root / "tests/configs/metadata_schema.json")
+        meta_file=str(root / "configs/metadata.json"), filepath=str(root / "bundle/metadata_schema.json")
     )
 
 
