@@ -22,11 +22,17 @@ from bundle.volume_io import write_json
 from studies.common import generate, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
-    "small": {"pairs": 290, "shares": (0.1, 0.3, 1.0), "seeds": 2, "steps": 600},
-    "full": {"pairs": 1000, "shares": tuple(k / 10 for k in range(1, 11)), "seeds": 3, "steps": 5000},
+    "small": {"pairs": 290, "shares": (0.1, 0.3, 1.0), "seeds": 2, "steps": 500, "batch": 4, "discriminator": 32},
+    "full": {
+        "pairs": 1000,
+        "shares": tuple(k / 10 for k in range(1, 11)),
+        "seeds": 3,
+        "steps": 5000,
+        "batch": 8,
+        "discriminator": 64,
+    },
 }
 NETWORKS = {"UNet": [], "Pix2Pix": ["train_pix2pix.json"]}
-BATCH = 8
 VALIDATIONS = 6  # times a run is validated
 
 
@@ -38,7 +44,7 @@ def run(out: Path, size: str) -> None:
     results: dict[str, dict[str, list[list[float]]]] = {name: {} for name in NETWORKS}
     for share, seed, name in tqdm(jobs, desc="trainings", unit="run"):
         datalist, count = subset(dataset, share, seed)
-        steps = count // BATCH if count > BATCH else 1  # of an epoch: the last, smaller batch is dropped
+        steps = count // p["batch"] if count > p["batch"] else 1  # of an epoch: the last, smaller batch is dropped
         epochs = math.ceil(p["steps"] / steps)
         trained = train(
             out / "runs" / f"{name}_{round(100 * share):03d}_{seed}",
@@ -46,7 +52,9 @@ def run(out: Path, size: str) -> None:
             NETWORKS[name],
             max_epochs=epochs,
             val_interval=math.ceil(epochs / VALIDATIONS),
+            batch_size=p["batch"],
             seed=seed,
+            **({"discriminator_channels": p["discriminator"]} if name == "Pix2Pix" else {}),
         )
         dice = [row["mean_dice"] for row in scores(trained, dataset, ("test",))]
         results[name].setdefault(f"{share:g}", []).append(dice)

@@ -24,7 +24,7 @@ from bundle.volume_io import write_json
 from studies.common import ROOT, generate, history, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
-    "small": {"pairs": 200, "epochs": 12, "trials": 12},
+    "small": {"pairs": 150, "epochs": 9, "trials": 10},
     "full": {"pairs": 1000, "epochs": 60, "trials": 100},
 }
 REPORTS = 12  # validations of a whole trial, each reported to the pruner

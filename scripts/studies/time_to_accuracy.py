@@ -23,8 +23,8 @@ RECIPES: dict[str, tuple[list[str], dict]] = {
     "channels-last": ([], {"channels_last": True}),
     "UNet of the paper": (["network_unet_paper.json"], {}),
     "SegResNet": (["network_segresnet.json"], {}),
-    "SegResNet, channels-last": (["network_segresnet.json"], {"channels_last": True}),
-    "patches of 64": ([], {"patch_size": [64, 64], "batch_size": 16}),
+    "SegResNet, batches of 4": (["network_segresnet.json"], {"batch_size": 4}),
+    "SegResNet, patches of 160": (["network_segresnet.json"], {"patch_size": [160, 160], "batch_size": 4}),
     "averaged weights": ([], {"ema_decay": 0.99}),
 }
 

@@ -23,7 +23,7 @@ from bundle.volume_io import read_volume, write_json, write_nifti
 from studies.common import Segmenter, generate, markdown, train, write_results
 
 SIZES = {
-    "small": {"pairs": 150, "pretraining": 25, "epochs": 40, "seeds": 1},
+    "small": {"pairs": 150, "pretraining": 25, "epochs": 30, "seeds": 1},
     "full": {"pairs": 1000, "pretraining": 100, "epochs": 150, "seeds": 3},
 }
 CLASS_NAMES = ["pore", "active", "CBD"]  # of the recipe
