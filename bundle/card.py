@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
-from bundle.model_config import ROOT, walk
+from bundle.model_config import ROOT, closure, walk
 
 HEADINGS = {
     "dice": "Dice",
@@ -17,6 +17,7 @@ HEADINGS = {
     "surface_error": "rel. surface error",
     "size_error": "rel. size error",
 }
+RELIABLE_DICE = 0.9  # of a class, below which the card warns of it; experts differ by about 0.1 from each other
 # a scanner's key, and what a network has not seen where it is off
 ARTEFACTS = {
     ("detector", "photons"): "photon noise",
@@ -72,7 +73,13 @@ def _summary(record: Mapping) -> str:
 def limits(record: Mapping) -> list[str]:
     """What the network was not trained on, one sentence each, derived from data and recipe."""
     data, names = record["data"], record["classes"]
+    weak = [row for row in class_scores(record["evaluation"]) if (row.get("dice") or 0) < RELIABLE_DICE]
     found = [
+        f"Where {row['name']} matters: its Dice on the test images was {row.get('dice') or 0:.2f}, so do not rely on "
+        "its voxels, its volume fraction or anything computed from them."
+        for row in weak
+    ]
+    found += [
         f"Other phases, or more of them: every voxel becomes one of {_listed(names)}, whatever it is.",
         f"Another brightness order: from dark to bright it was trained on {_listed(_by_brightness(data))}.",
         f"Another magnification: it was trained at {_span(data['voxel_size_um'])} µm per voxel. "
@@ -93,8 +100,10 @@ def limits(record: Mapping) -> list[str]:
     if scanner and absent:
         but = f" in the scans, though training altered its images by {_listed(altered)}" if altered else ""
         found.append(f"Scans with {_listed(absent, 'or')}: none was simulated{but}.")
+    before = ", before augmentation" if altered else ""
     found.append(
-        f"Noisier scans: the noise in training was {_span(noise, '.2g')} of the grey range (0 to 1 after scaling)."
+        f"Noisier scans: the noise in training was {_span(noise, '.2g')} of the grey range (0 to 1 after "
+        f"scaling){before}."
     )
     if data["recipe"]:
         found.append(
@@ -109,10 +118,17 @@ def limits(record: Mapping) -> list[str]:
 
 
 def _augmentation(record: Mapping) -> list[str]:
-    """The names of the random transforms that training added, without their modules."""
-    items = [value for _, value in walk(record["training"]["config"].get("augmentation") or [])]
-    names = [item["_target_"].rpartition(".")[2] for item in items if isinstance(item, Mapping) and "_target_" in item]
-    return [name for name in dict.fromkeys(names) if name not in ("Compose", "OneOf", "SomeOf")]
+    """What training added to its images at random, in words, from the names of the transforms that were on."""
+    config = record["training"]["config"]
+    used = closure(config, ["augmentation"])
+    steps = [value for key in config if key in used for _, value in walk(config[key]) if isinstance(value, Mapping)]
+    names = []
+    for step in steps:
+        name, prob = str(step.get("_target_", "")).rpartition(".")[2], step.get("prob")
+        prob = config.get(prob[1:], prob) if isinstance(prob, str) and prob.startswith("@") else prob
+        if name.startswith("Rand") and prob != 0:
+            names.append(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removeprefix("Rand").removesuffix("d")).lower())
+    return list(dict.fromkeys(names))
 
 
 def _present(scanner: Mapping, keys: Sequence[str]) -> bool:

@@ -86,6 +86,19 @@ def test_card_tells_when_not_to_use_it(promoted, record):
     assert "rings" in " ".join(first) and "rings" not in " ".join(limits(record))
 
 
+def test_limits_name_weak_classes_and_augmentation(record, root):
+    record = json.loads(json.dumps(record))
+    summary = record["evaluation"]["methods"][record["evaluation"]["network"]]["summary"]
+    summary["dice_1"]["mean"] = 0.31
+    assert any("Where particle matters: its Dice on the test images was 0.31" in text for text in limits(record))
+    summary["dice_1"]["mean"] = 0.97
+    assert "Where particle" not in " ".join(limits(record)) and "augmentation" not in " ".join(limits(record))
+    record["training"]["config"] |= json.loads((root / "configs/augment.json").read_text())
+    found = next(text for text in limits(record) if "training altered its images by" in text)
+    assert "sparse views" in found and "motion" in found and "invert intensity" not in found  # its probability is 0
+    assert any("before augmentation" in text for text in limits(record))
+
+
 def test_metadata_and_front_matter(record):
     pins = {"monai": "1", "torch": "2", "numpy": "3", "nibabel": "4"}
     found = metadata(record, pins)

@@ -271,9 +271,7 @@ def test_verify_net_in_out(root, name, monkeypatch, tmp_path):
 
 
 def test_verify_metadata_without_network(root, monkeypatch):
-    verify_metadata(
-        meta_file=str(root / "configs/metadata.json"), filepath=str(root / "bundle/metadata_schema.json")
-    )
+    verify_metadata(meta_file=str(root / "configs/metadata.json"), filepath=str(root / "bundle/metadata_schema.json"))
 
 
 def test_metadata_names_the_versions_that_are_pinned(root):
