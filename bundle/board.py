@@ -27,7 +27,7 @@ class TrainingBoard:
         optimizer: its learning rate is logged.
         class_names: in the order of the labels.
         per_class: name of a metric in ``metric_details`` to the tag it gets.
-        image_interval: epochs between panels.
+        image_interval: least number of epochs between panels; validations draw them, the first and the last always.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class TrainingBoard:
     ):
         self.writer, self.record, self.evaluator, self.optimizer = summary_writer, record, evaluator, optimizer
         self.class_names, self.per_class, self.image_interval = list(class_names), dict(per_class), image_interval
+        self.last_panels = -image_interval  # epoch
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after the validation handler."""
@@ -66,7 +67,8 @@ class TrainingBoard:
             scores = self.evaluator.state.metric_details[metric].float().nanmean(0)
             for name, score in zip(self.class_names, scores, strict=True):
                 self.writer.add_scalar(f"{tag}/{name}", float(score), epoch)
-        if epoch % self.image_interval == 0:
+        if epoch - self.last_panels >= self.image_interval or epoch == engine.state.max_epochs:
+            self.last_panels = epoch
             self.writer.add_image("validation: image, label, prediction, error", self._panels(), epoch)
         self.writer.flush()
 
