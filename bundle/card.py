@@ -18,6 +18,7 @@ HEADINGS = {
     "size_error": "rel. size error",
 }
 RELIABLE_DICE = 0.9  # of a class, below which the card warns of it; experts differ by about 0.1 from each other
+USELESS_DICE = 0.7  # below which it says not to rely on the class at all
 # a scanner's key, and what a network has not seen where it is off
 ARTEFACTS = {
     ("detector", "photons"): "photon noise",
@@ -75,8 +76,9 @@ def limits(record: Mapping) -> list[str]:
     data, names = record["data"], record["classes"]
     weak = [row for row in class_scores(record["evaluation"]) if (row.get("dice") or 0) < RELIABLE_DICE]
     found = [
-        f"Where {row['name']} matters: its Dice on the test images was {row.get('dice') or 0:.2f}, so do not rely on "
-        "its voxels, its volume fraction or anything computed from them."
+        f"Where {row['name']} matters: its Dice on the test images was {row.get('dice') or 0:.2f}; "
+        + ("do not rely on" if (row.get("dice") or 0) < USELESS_DICE else "look twice at")
+        + " its voxels, its volume fraction and anything computed from them."
         for row in weak
     ]
     found += [
