@@ -27,6 +27,7 @@ from bundle.training import RunRecord
 from bundle.volume_io import atomic_path, read_labels, read_volume, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
+WORKERS = min(8, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0  # of a training's data loader
 _QUIET = {"PYTHONWARNINGS": "ignore:parsing config_file"}  # MONAI's note that configs can run code
 
 
@@ -93,7 +94,7 @@ def generate(
     parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs" / recipe)))
     for key, value in {"bundle_root": str(ROOT), **(overlay or {}), **options}.items():
         parser[key] = value
-    workers = parser.get_parsed_content("workers") if count > 100 else 1  # a worker takes seconds to start
+    workers = parser.get_parsed_content("workers") if count >= 40 else 1  # a worker takes seconds to start
     parser.get_parsed_content("dataset").generate(str(folder), count, seed, workers)
     return folder
 
@@ -101,9 +102,12 @@ def generate(
 def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = (), **options) -> Path:
     """Train into ``run`` with ``configs/train.json`` and overlays, or go on, or find it done; returns ``run``.
 
+    No early stop: a schedule runs to its end. On a GPU, half of the cores prepare the images.
+
     Raises:
         ValueError: ``run`` was made with other options.
     """
+    options = {"early_stop_patience": 0, "num_workers": WORKERS, **options}
     asked = {"datalist": str(datalist), "overlays": [_name(o) for o in overlays], **options}
     record = run / "study_run.json"
     before = json.loads(record.read_text()) if record.exists() else None

@@ -83,7 +83,7 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
             rows.append({"trained_on": source, "way": way, "seed": seed, "scored_on": target, **values})
     limits = {f"{name}, {d} px": moved_dice(real_pair(real, name)[1], d) for name in SLICES for d in (1, 2)}
     content = {"rows": [{k: None if v != v else v for k, v in r.items()} for r in rows], "moved_labels_dice": limits}
-    write_results(out, "transfer", size, content, _table(rows, limits), _figure(out, real, p))
+    write_results(out, "transfer", size, content, _table(rows, limits), _figure(out, real))
 
 
 def real_pair(real: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -97,13 +97,11 @@ def annotated(real: Path, name: str, folder: Path) -> Path:
     """Datalist of one annotated slice: its left three quarters to train, the rest to validate."""
     image, label = real_pair(real, name)
     cut = 3 * len(image) // 4
-    low, high = np.percentile(image, (0.5, 99.5))  # of the whole slice, as when it is segmented
-    scaled = np.clip((image - low) / (high - low), -1, 2).astype(np.float32)
     affine = np.diag([PIXEL_UM, PIXEL_UM, 1, 1])
     content = {"labels": {str(k): n for k, n in enumerate(CLASS_NAMES)}, "tensorImageSize": "2D"}
     for split, part in (("training", slice(None, cut)), ("validation", slice(cut, None))):
         folder.mkdir(parents=True, exist_ok=True)
-        write_nifti(folder / f"{split}_image.nii.gz", scaled[part], affine)
+        write_nifti(folder / f"{split}_image.nii.gz", image[part], affine)
         write_nifti(folder / f"{split}_label.nii.gz", label[part], affine)
         content[split] = [{"image": f"{split}_image.nii.gz", "label": f"{split}_label.nii.gz"}]
     content["test"] = []
@@ -135,7 +133,7 @@ def _table(rows: list[dict], limits: dict[str, float]) -> str:
     return f"{markdown(header, lines)}\n\nDice of the labels with themselves, classes grown: {note}."
 
 
-def _figure(out: Path, real: Path, p: dict) -> Figure:
+def _figure(out: Path, real: Path) -> Figure:
     source, target = next(iter(SLICES.items()))
     image, truth = real_pair(real, target)
     size_um = [n * PIXEL_UM for n in image.shape]
