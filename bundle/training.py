@@ -26,6 +26,7 @@ from monai.bundle import ConfigParser
 from monai.data import load_decathlon_datalist
 from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
+from monai.handlers import ValidationHandler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
@@ -164,7 +165,7 @@ class TrainingState:
         self.history: list[dict] = []
         self.logger = logging.getLogger("training")
         self._losses: list[float] = []
-        self._epoch_start = 0.0
+        self._epoch_start = self._epoch_seconds = 0.0
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer, after the validation handler."""
@@ -174,7 +175,6 @@ class TrainingState:
         if self.average is not None:
             self.average.attach(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
-        engine.add_event_handler(Events.COMPLETED, self._complete)
 
     def _restore(self, engine: Engine) -> None:
         self.parts |= getattr(engine, "extra_parts", {})
@@ -207,7 +207,7 @@ class TrainingState:
         seed = int(np.random.SeedSequence(entropy).generate_state(1)[0])
         torch.manual_seed(seed)
         set_rnd(engine.data_loader.dataset, seed)
-        self._losses, self._epoch_start = [], time.monotonic()
+        self._losses, self._epoch_start, self._epoch_seconds = [], time.monotonic(), 0.0
 
     def _keep_loss(self, engine: Engine) -> None:
         loss = float(engine.state.output[0]["loss"])
@@ -217,12 +217,13 @@ class TrainingState:
                 "try a smaller learning_rate"
             )
         self._losses.append(loss)
+        self._epoch_seconds = time.monotonic() - self._epoch_start  # up to the last step: without validation
 
     def _end_epoch(self, engine: Engine) -> None:
         entry = {
             "epoch": engine.state.epoch,
             "iteration": engine.state.iteration,
-            "seconds": round(time.monotonic() - self._epoch_start, 3),
+            "seconds": round(self._epoch_seconds, 3),
             "learning_rate": self.parts["optimizer"].param_groups[0]["lr"],
             "train_loss": idist.all_reduce(float(np.mean(self._losses))) / idist.get_world_size(),
         }
@@ -248,14 +249,24 @@ class TrainingState:
         )
         if idist.get_rank() == 0:
             write_json(self.output_dir / "history.json", self.history)
-        if self.patience and self.best_epoch and engine.state.epoch - self.best_epoch >= self.patience:
+        if validated and self.patience and engine.state.epoch - self.best_epoch >= self.patience:
             self.logger.info(f"no better score since epoch {self.best_epoch}: stopped after {engine.state.epoch}")
             engine.terminate()
 
-    def _complete(self, engine: Engine) -> None:
-        if not self.best_epoch:  # fewer epochs than val_interval
-            self.logger.warning("no validation was run: model.pt holds the weights of the last epoch")
-            _save(unwrapped(self.evaluator.network).state_dict(), self.output_dir / "model.pt")
+
+class Validation(ValidationHandler):
+    """MONAI's ValidationHandler by epochs that also validates the last one, whatever the interval.
+
+    Else the end of the learning rate's schedule, where the weights are best, might never be looked at.
+    """
+
+    def attach(self, engine: Engine) -> None:
+        """Attach to the trainer."""
+
+        def due(engine: Engine, epoch: int) -> bool:
+            return epoch % self.interval == 0 or epoch == engine.state.max_epochs
+
+        engine.add_event_handler(Events.EPOCH_COMPLETED(event_filter=due), self)
 
 
 class WeightAverage:

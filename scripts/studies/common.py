@@ -107,7 +107,7 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
     Raises:
         ValueError: ``run`` was made with other options.
     """
-    options = {"early_stop_patience": 0, "num_workers": WORKERS, **options}
+    options = {"early_stop_patience": 0, **options}
     asked = {"datalist": str(datalist), "overlays": [_name(o) for o in overlays], **options}
     record = run / "study_run.json"
     before = json.loads(record.read_text()) if record.exists() else None
@@ -115,7 +115,8 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
         raise ValueError(f"{run} was trained with other options; choose another --out, or remove it")
     if not (before and before["done"]):
         write_json(record, {"asked": asked, "done": False})
-        seconds = bundle_run(["train.json", *overlays], run, datalist=datalist, output_dir=run, **options)
+        options |= {"datalist": datalist, "output_dir": run, "num_workers": WORKERS}
+        seconds = bundle_run(["train.json", *overlays], run, **options)
         write_json(record, {"asked": asked, "done": True, "command_seconds": round(seconds, 1)})
     return run
 
@@ -208,13 +209,19 @@ def write_results(out: Path, name: str, size: str, content: Mapping, table: str,
         **{k: v for k, v in RunRecord(str(out), {}).content.items() if k not in ("config", "hyper_parameters")},
         "cores": os.cpu_count(),
     }
-    write_json(out / "results.json", {**ran_on, **content})
+    write_json(out / "results.json", _nan_as_null({**ran_on, **content}))
     with atomic_path(out / "results.md") as path:
         where = f"{ran_on['device']}, {ran_on['cores']} cores, torch {ran_on['versions']['torch']}"
         path.write_text(f"{table}\n\n`{shlex.join(ran_on['command'])}`, {where}\n", encoding="utf-8")
     with atomic_path(out / "results.png") as path:
         figure.savefig(path, format="png", dpi=130)
     print(f"\n{table}\n\n{out}/results.md, .json, .png")
+
+
+def check_names(option: str, names: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ValueError where a name is not known."""
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"--{option} {unknown[0]!r} is unknown; known: {', '.join(map(repr, known))}")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
@@ -229,3 +236,11 @@ def _name(overlay: str | Path | Mapping) -> str | dict:
 
 def _plain(value):
     return json.loads(json.dumps(value, default=str))
+
+
+def _nan_as_null(value):
+    if isinstance(value, Mapping):
+        return {k: _nan_as_null(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_nan_as_null(v) for v in value]
+    return None if isinstance(value, float) and value != value else value

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from studies.common import (
     Segmenter,
+    check_names,
     generate,
     history,
     markdown,
@@ -60,6 +61,8 @@ def run(
     dims: tuple[int, ...] | None = None,
 ) -> None:
     """Do the study; every step whose result lies in ``out`` is taken from there."""
+    check_names("networks", networks, list(NETWORKS))
+    check_names("materials", materials, list(MATERIALS))
     p = SIZES[size]
     rows: list[dict] = []
     cases = [(m, d) for m in materials for d in dims or p["dims"]]
@@ -67,24 +70,21 @@ def run(
         for material, d in cases:
             shape, epochs = p["shape"][d], p["epochs"][d]
             dataset = generate(out, p["pairs"][d], 0, MATERIALS[material], label=f"{d}d", shape=shape)
-            budget = None
+            case = out / "runs" / "_".join([*material.split(), f"{d}d"])
+            budget = training_seconds(_train(case, dataset, next(iter(NETWORKS)), d, epochs, "epochs"))
             for network in networks:
-                folder = out / "runs" / "_".join([*material.split(), f"{d}d", *network.split()])
-                equal = _train(folder.with_name(folder.name + "_epochs"), dataset, network, d, epochs)
+                equal = _train(case, dataset, network, d, epochs, "epochs")
                 bar.update()
                 rows.append(_row(equal, dataset, material, d, network, "epochs"))
-                seconds = training_seconds(equal)
-                budget = budget or seconds
-                more = max(1, round(epochs * budget / seconds))
-                timed = equal
-                if more != epochs:
-                    timed = _train(folder.with_name(folder.name + "_time"), dataset, network, d, more)
+                more = max(1, round(epochs * budget / training_seconds(equal)))
+                timed = equal if more == epochs else _train(case, dataset, network, d, more, "time")
                 bar.update()
                 rows.append(_row(timed, dataset, material, d, network, "time"))
                 write_results(out, "networks", size, {"rows": rows}, _table(rows), _figure(rows))
 
 
-def _train(run: Path, dataset: Path, network: str, dims: int, epochs: int) -> Path:
+def _train(case: Path, dataset: Path, network: str, dims: int, epochs: int, equal: str) -> Path:
+    run = case.with_name("_".join([case.name, *network.split(), equal]))
     overlays = ["volume_3d.json"] * (dims == 3) + NETWORKS[network]
     return train(run, dataset / "dataset.json", overlays, max_epochs=epochs, val_interval=max(1, epochs // 5))
 
@@ -116,15 +116,15 @@ def _row(run: Path, dataset: Path, material: str, dims: int, network: str, equal
 
 def _table(rows: list[dict]) -> str:
     header = ["material", "equal", "network", "parameters", "epochs", "training [min]", "Dice", "IoU of each phase"]
-    header += ["error of fraction", "of surface", "of size", "Mvoxel/s"]
+    header += ["error of fraction", "of surface", "of size", "Mvoxel/s", "n"]
     lines = []
     for r in rows:
         iou = ", ".join(f"{name} {v:.3f}" for name, v in r["iou"].items())
         line = [f"{r['material']}, {r['dims']}D", r["equal"], r["network"], f"{r['parameters']:,}", r["epochs"]]
         line += [f"{r['training_seconds'] / 60:.1f}", f"{r['dice'][0]:.4f} ± {r['dice'][1]:.4f}", iou]
         line += [f"{r['fraction_error']:.4f}", f"{r['surface_error']:.3f}", f"{r['size_error']:.3f}"]
-        lines.append([*line, f"{r['mvoxel_per_s']:.2f}"])
-    return f"{markdown(header, lines)}\n\nmean ± sd of {rows[0]['n']} test images, mirrored inference."
+        lines.append([*line, f"{r['mvoxel_per_s']:.2f}", r["n"]])
+    return f"{markdown(header, lines)}\n\nmean ± sd of n test images or volumes, mirrored inference."
 
 
 def _figure(rows: list[dict]) -> Figure:

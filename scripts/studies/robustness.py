@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from bundle.pictures import error_map, show, to_grey
 from bundle.volume_io import read_labels, read_volume, write_json
-from studies.common import ROOT, Segmenter, generate, markdown, mean_sd, pairs_of, train, write_results
+from studies.common import ROOT, Segmenter, check_names, generate, markdown, mean_sd, pairs_of, train, write_results
 
 SIZES = {
     "small": {"pairs": 300, "test_images": 40, "epochs": 80},
@@ -93,6 +93,7 @@ CORRUPTIONS = {
 
 def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
     """Do the study; every step whose result lies in ``out`` is taken from there."""
+    check_names("networks", networks, NETWORKS)
     p = SIZES[size]
     clean = generate(out, p["pairs"], TRAIN_SEED)
     tests = {("clean", "clean"): generate(out, p["test_images"], TEST_SEED)}

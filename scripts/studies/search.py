@@ -10,9 +10,11 @@ Hyperband: Li et al., JMLR 18 (2018) 185. TPE: Bergstra et al., NIPS 24 (2011).
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import optuna
+from filelock import FileLock
 from ignite.engine import Events
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -21,12 +23,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from bundle.volume_io import write_json
-from studies.common import ROOT, generate, history, markdown, mean_sd, scores, train, write_results
+from studies.common import ROOT, WORKERS, generate, history, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
     "small": {"pairs": 150, "epochs": 9, "trials": 10},
     "full": {"pairs": 1000, "epochs": 60, "trials": 100},
 }
+SEED = 0  # of the first trial; the seed of each next one is one more
 REPORTS = 12  # validations of a whole trial, each reported to the pruner
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -42,25 +45,33 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
     """
     p = SIZES[size]
     count = trials or p["trials"]
-    dataset = generate(out, p["pairs"], 0)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out / "lock"):
+        dataset = generate(out, p["pairs"], 0)
     backing = storage if storage and "://" in storage else _journal(Path(storage) if storage else out / "journal.log")
     samplers = {
-        "Hyperband": optuna.samplers.RandomSampler(),
-        "TPE": optuna.samplers.TPESampler(n_startup_trials=0, multivariate=True, group=True),
+        "Hyperband": optuna.samplers.RandomSampler,
+        "TPE": partial(optuna.samplers.TPESampler, n_startup_trials=0, multivariate=True),
     }
+    study = optuna.create_study(
+        study_name="search",
+        storage=backing,
+        load_if_exists=True,
+        direction="maximize",
+        pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
+    )
     for stage, (name, sampler) in enumerate(samplers.items(), start=1):
-        study = optuna.create_study(
-            study_name="search",
-            storage=backing,
-            load_if_exists=True,
-            direction="maximize",
-            sampler=sampler,
-            pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
-        )
         while (done := len(study.get_trials(states=FINISHED))) < stage * count:
             print(f"{name}: trial {done + 1} of {stage * count}", flush=True)
-            study.optimize(lambda t, n=name: objective(t, out, dataset, p["epochs"], n), n_trials=1)
-    _finish(study, out, size, dataset, p["epochs"])
+            with FileLock(out / "lock"):  # several workers: each has a number of its own
+                study.sampler = sampler(seed=SEED + len(study.get_trials()))
+                trial = study.ask()
+            try:
+                study.tell(trial, objective(trial, out, dataset, p["epochs"], name))
+            except optuna.TrialPruned:
+                study.tell(trial, state=TrialState.PRUNED)
+    with FileLock(out / "lock"):
+        _finish(study, out, size, dataset, p["epochs"])
 
 
 def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage: str) -> float:
@@ -83,6 +94,8 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
         max_epochs=epochs,
         val_interval=max(1, epochs // REPORTS),
         resume=False,
+        early_stop_patience=0,
+        num_workers=WORKERS,
     )
     flow.initialize()
     logging.getLogger("ignite").setLevel(logging.WARNING)
@@ -98,7 +111,12 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
             pruned = True
             trainer.terminate()
 
-    flow.run()
+    try:
+        flow.run()
+    except RuntimeError as error:  # MONAI wraps what a training raises: a loss that is not finite, no memory
+        logging.getLogger("study").warning(f"trial {trial.number} failed: {error.__cause__ or error}")
+        trial.set_user_attr("failed", str(error.__cause__ or error))
+        raise optuna.TrialPruned from error
     flow.finalize()
     if pruned:
         raise optuna.TrialPruned
@@ -114,7 +132,7 @@ def suggest(trial: optuna.Trial) -> dict:
         "filters": trial.suggest_categorical("filters", [8, 16, 32]),
         "kernel_size": trial.suggest_categorical("kernel_size", [3, 5]),
         "depth": trial.suggest_int("depth", 2, 4),
-        "pooling": trial.suggest_categorical("pooling", ["strided", "max", "max with indices"]),
+        "pooling": trial.suggest_categorical("pooling", ["strided", "max with indices"]),
         "loss": trial.suggest_categorical("loss", ["dice_ce", "ce", "dice", "focal", "boundary"]),
     }
     return values
@@ -123,8 +141,7 @@ def suggest(trial: optuna.Trial) -> dict:
 def overlay(values: dict) -> dict:
     """The overlay for ``configs/train.json`` with these hyper-parameters.
 
-    Strided pooling is MONAI's UNet, max-pooling its UNet with a max-pool in place of each stride, max-pooling with
-    indices LRCS-Net.
+    Strided convolutions are MONAI's UNet, max-pooling with indices LRCS-Net.
     """
     width, depth, kernel = values["filters"], values["depth"], values["kernel_size"]
     ports = {"spatial_dims": "@spatial_dims", "in_channels": "@in_channels", "out_channels": "@num_classes"}
@@ -138,14 +155,6 @@ def overlay(values: dict) -> dict:
             "up_kernel_size": 3,
             "num_res_units": 2,
             "norm": "instance",
-        },
-        "max": {
-            "_target_": "AttentionUnet",
-            **ports,
-            "channels": [width * 2**k for k in range(depth + 1)],
-            "strides": [2] * depth,
-            "kernel_size": kernel,
-            "up_kernel_size": 3,
         },
         "max with indices": {
             "_target_": "bundle.networks.LRCSNet",
@@ -176,6 +185,8 @@ def _journal(path: Path) -> JournalStorage:
 
 def _finish(study: optuna.Study, out: Path, size: str, dataset: Path, epochs: int) -> None:
     """Train the best configuration and the default once more, as long as each other, and write the results."""
+    if not study.get_trials(states=(TrialState.COMPLETE,)):
+        raise ValueError(f"no trial of {out} was completed; the last lines that were printed say why")
     best = study.best_trial
     write_json(out / "best.json", overlay(best.params))
     interval = max(1, epochs // REPORTS)

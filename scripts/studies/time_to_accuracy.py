@@ -11,7 +11,17 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from studies.common import generate, history, markdown, mean_sd, scores, train, training_seconds, write_results
+from studies.common import (
+    check_names,
+    generate,
+    history,
+    markdown,
+    mean_sd,
+    scores,
+    train,
+    training_seconds,
+    write_results,
+)
 
 TARGET = 0.9943
 SIZES = {
@@ -31,6 +41,7 @@ RECIPES: dict[str, tuple[list[str], dict]] = {
 
 def run(out: Path, size: str, recipes: tuple[str, ...] = tuple(RECIPES)) -> None:
     """Do the study; every step whose result lies in ``out`` is taken from there."""
+    check_names("recipes", recipes, list(RECIPES))
     p = SIZES[size]
     dataset = generate(out, p["pairs"], 0)
     rows = []

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from ignite.engine import Engine
-from monai.engines import SupervisedTrainer
+from monai.engines import Evaluator, SupervisedTrainer
 
+from bundle import training
 from bundle.training import GradientClip, WeightAverage, load_datalist, read_class_names, resolved_config
 
 
@@ -34,6 +35,48 @@ def test_resolved_config_merges_files_and_nested_keys(config_files):
 
 def test_no_bundle_run_no_config():
     assert resolved_config(["pytest", "-q"]) is None
+
+
+class Clocked:
+    """A trainer whose steps take 1 s and whose validations take 100 s of a clock of its own."""
+
+    def __init__(self, monkeypatch, folder, scores, interval, patience=0):
+        self.now, self.validated = 0.0, []
+        monkeypatch.setattr(training.time, "monotonic", lambda: self.now)
+        network = torch.nn.Linear(1, 1)
+        optimizer = torch.optim.SGD(network.parameters())
+        scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer)
+        self.evaluator = Evaluator.__new__(Evaluator)  # MONAI's handler asks for its type
+        self.evaluator.network = network
+        self.evaluator.state = SimpleNamespace(metrics={}, epoch=0, key_metric_name="score")
+        self.evaluator.run = lambda epoch: self.validate(epoch, scores)
+        self.trainer = Engine(lambda engine, batch: self.step())
+        self.trainer.data_loader = SimpleNamespace(dataset=[])
+        training.Validation(interval, self.evaluator).attach(self.trainer)
+        state = training.TrainingState(str(folder), network, optimizer, scheduler, self.evaluator, patience)
+        state.attach(self.trainer)
+
+    def step(self):
+        self.now += 1
+        return [{"loss": 0.5}]
+
+    def validate(self, epoch, scores):
+        self.now += 100
+        self.validated.append(epoch)
+        self.evaluator.state.epoch, self.evaluator.state.metrics = epoch, {"score": scores.get(epoch, 0.0)}
+
+
+def test_time_of_an_epoch_is_without_validation(monkeypatch, tmp_path):
+    clocked = Clocked(monkeypatch, tmp_path, {}, interval=2)
+    clocked.trainer.run([0, 1, 2], max_epochs=5)
+    assert clocked.validated == [2, 4, 5]  # and the last one
+    assert [entry["seconds"] for entry in json.loads((tmp_path / "history.json").read_text())] == [3.0] * 5
+
+
+def test_patience_waits_for_a_validation(monkeypatch, tmp_path):
+    clocked = Clocked(monkeypatch, tmp_path, {10: 0.5, 20: 0.6, 30: 0.55}, interval=10, patience=3)
+    clocked.trainer.run([0], max_epochs=90)
+    assert clocked.validated == [10, 20, 30] and clocked.trainer.state.epoch == 30
 
 
 def test_split_and_limit(flat_dataset):

@@ -27,8 +27,8 @@ def image_of(shape, seed=0) -> MetaTensor:
     return MetaTensor(values, meta={"filename_or_obj": "scan.nii"})
 
 
-def pair_of(shape):
-    return {"image": image_of(shape), "label": MetaTensor((image_of(shape, 1) > 0.5).float())}
+def pair_of(shape, seed=0):
+    return {"image": image_of(shape, seed), "label": MetaTensor((image_of(shape, seed + 1) > 0.5).float())}
 
 
 def test_all_artefacts_are_here():
@@ -169,14 +169,16 @@ def families(root) -> list[str]:
 @pytest.mark.parametrize(("dims", "shape"), [(2, (1, 48, 40)), (2, (3, 48, 40)), (3, (1, 24, 20, 16))])
 def test_the_overlay_makes_batches(root, dims, shape):
     act = augmentation(root, spatial_dims=dims, clean_prob=0.1)
-    data = [pair_of(shape) for _ in range(12)]
+    data = [pair_of(shape, k) for k in range(12)]
     batches = list(DataLoader(CacheDataset(data, act, progress=False), batch_size=4))
-    for batch in batches:
+    for k, batch in enumerate(batches):
         assert batch["image"].shape == (4, *shape)
         assert torch.isfinite(batch["image"]).all()
         for image in batch["image"].as_tensor():  # scaled as at inference; those left alone are of random numbers
             np.testing.assert_allclose(np.percentile(image, (0.5, 99.5)), (0, 1), atol=0.02)
-        assert torch.equal(batch["label"].as_tensor(), torch.stack([pair["label"].as_tensor() for pair in data[:4]]))
+        assert torch.equal(
+            batch["label"].as_tensor(), torch.stack([pair["label"].as_tensor() for pair in data[4 * k :][:4]])
+        )
 
 
 def test_every_family_can_be_switched_off(root):

@@ -15,7 +15,7 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
 
-from studies import common, data_volume, robustness, search, transfer  # noqa: E402
+from studies import common, data_volume, networks, robustness, search, time_to_accuracy, transfer  # noqa: E402
 
 SMALL = {
     "patch_size": [32, 32],
@@ -66,7 +66,7 @@ def test_annotated_slice_becomes_a_data_set(tmp_path):
     assert read_volume(tmp_path / "out" / content["training"][0]["image"]).array.dtype == np.float32
 
 
-@pytest.mark.parametrize("pooling", ["strided", "max", "max with indices"])
+@pytest.mark.parametrize("pooling", ["strided", "max with indices"])
 @pytest.mark.parametrize("loss", ["dice_ce", "ce", "dice", "focal", "boundary"])
 def test_every_overlay_of_the_search_builds(pooling, loss):
     values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 4, "kernel_size": 5, "depth": 2}
@@ -146,6 +146,60 @@ def test_run_with_other_options_is_not_overwritten(robust):
 def test_failed_step_says_why(tmp_path):
     with pytest.raises(ValueError, match=r"a step failed: error: .*no data set at .*log\.txt"):
         common.train(tmp_path / "run", tmp_path / "missing/dataset.json", max_epochs=1)
+
+
+def test_networks_side_by_side(tmp_path, monkeypatch):
+    """One network, so that its budget is its own; one test image, so that there is no spread."""
+    small = {"pairs": {2: 10}, "shape": {2: [64, 64]}, "epochs": {2: 1}, "dims": (2,)}
+    monkeypatch.setitem(networks.SIZES, "small", small)
+    networks.run(tmp_path, "small", networks=("UNet",), materials=("spheres",))
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [row["equal"] for row in rows] == ["epochs", "time"]
+    assert all(row["n"] == 1 and row["dice"][1] is None and 0 <= row["dice"][0] <= 1 for row in rows)
+    assert rows[0]["parameters"] == 379345 and len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_search_goes_on_and_survives_a_failure(tmp_path, monkeypatch):
+    """Trials without training: the second of them fails, the study is stopped after the third and goes on."""
+    seen = []
+
+    def objective(trial, out, dataset, epochs, stage):
+        trial.set_user_attr("stage", stage)
+        seen.append((trial.number, stage, search.suggest(trial)["learning_rate"]))
+        if trial.number == 1:
+            raise optuna.TrialPruned
+        return seen[-1][2]
+
+    monkeypatch.setattr(search, "generate", lambda *a, **k: tmp_path)
+    monkeypatch.setattr(search, "objective", objective)
+    monkeypatch.setattr(search, "_finish", lambda study, *a: seen.append(study.best_value))
+    search.run(tmp_path / "a", "small", trials=2)
+    assert [entry[:2] for entry in seen[:4]] == [(0, "Hyperband"), (1, "Hyperband"), (2, "TPE"), (3, "TPE")]
+    assert seen[4] == max(rate for number, _, rate in seen[:4] if number != 1)
+    whole = seen.copy()
+    seen.clear()
+    search.run(tmp_path / "b", "small", trials=1)
+    search.run(tmp_path / "b", "small", trials=2)
+    assert seen[0] == whole[0] and len({entry[2] for entry in whole[:4]}) == 4  # same seed, same trials; none twice
+    assert [entry[0] for entry in seen if isinstance(entry, tuple)] == [0, 1, 2, 3]
+
+
+def test_failed_trial_counts_as_pruned(tmp_path, monkeypatch, flat_dataset):
+    monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2, "learning_rate": 1e30})
+    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
+    trial = optuna.trial.FixedTrial(values | {"pooling": "strided", "loss": "ce"})
+    with pytest.raises(optuna.TrialPruned):
+        search.objective(trial, tmp_path, flat_dataset, epochs=2, stage="TPE")
+    assert "loss is" in trial.user_attrs["failed"]
+
+
+def test_unknown_names_are_refused(tmp_path):
+    for study, option, known in ((robustness, "networks", "ring"), (networks, "networks", "UNet")):
+        with pytest.raises(ValueError, match=f"--{option} 'rings' is unknown; known: .*'{known}'"):
+            study.run(tmp_path, "small", networks=("rings",))
+    with pytest.raises(ValueError, match="--recipes 'x' is unknown"):
+        time_to_accuracy.run(tmp_path, "small", recipes=("x",))
+    assert not list(tmp_path.iterdir())
 
 
 def test_mistakes_are_one_line(tmp_path):
