@@ -15,6 +15,7 @@ import torch
 from bundle.volume_io import one_line
 
 MOST_FILES = 1000
+USERS_FOLDERS = ("data", "eval", "results", "runs")  # where a bundle reads and writes when it is used
 MOST_BYTES = 2 * 2**30
 LARGEST_RATIO = 200  # of a file's size to its size in the archive, beyond the first MiB
 TENSOR_NAMES = re.compile(
@@ -85,9 +86,11 @@ def _copy(source, file, entry: zipfile.ZipInfo) -> None:
 
 
 def check_files(folder: Path) -> None:
-    """Raise ValueError, one line, for links, devices or masses of data in a folder."""
+    """Raise ValueError, one line, for links, devices or masses of data in a folder, but where its use leaves data."""
     total = 0
     for root, folders, files in os.walk(folder):
+        if Path(root) == folder:
+            folders[:] = [name for name in folders if name not in USERS_FOLDERS]
         for name in (*folders, *files):
             path = Path(root, name)
             mode = path.lstat().st_mode

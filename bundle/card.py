@@ -62,11 +62,12 @@ def title(record: Mapping) -> str:
 
 def _summary(record: Mapping) -> str:
     network = record["network"]
+    of = "" if _own_network(record) else " (MONAI)"
     source = "simulated scans only, without manual labels" if record["data"]["recipe"] else "labelled scans"
     return (
         f"**{record['name']} {record['version']}** labels every voxel of a grey X-ray CT scan as "
         f"{_listed([f'{name} ({k})' for k, name in enumerate(record['classes'])])}. It is a {network['spatial_dims']}D "
-        f"{network['name']} (MONAI) with {network['parameters']:,} parameters, trained on {source}. "
+        f"{network['name']}{of} with {network['parameters']:,} parameters, trained on {source}. "
         "It was scored on images of the same kind that it had not seen in training. For research."
     )
 
@@ -90,7 +91,7 @@ def limits(record: Mapping) -> list[str]:
             for known in data["classes"]
             if known["width_voxels"]
         )
-        + ". Structures of a few voxels, or much larger than a window, were not seen.",
+        + ". Thinner and thicker structures were not seen.",
         "Another composition: in training "
         + ", ".join(f"{known['name']} filled {_span(known['fraction'], '.0%')}" for known in data["classes"])
         + " of an image.",
@@ -110,7 +111,8 @@ def limits(record: Mapping) -> list[str]:
     if data["recipe"]:
         found.append(
             "Real scans, without a look at the result: the scores below are of simulated scans. Segment a few slices, "
-            "compare them with the scan (overlay.png), and score them against your own labels (scripts/score.py)."
+            "compare them with the scan (overlay.png beside the labels), and score them against your own labels "
+            "(scripts/score.py)."
         )
     if any(step.get("_target_") == "ScaleIntensityRangePercentilesd" for step in record["config"]["intensity"]):
         found.append(
@@ -264,16 +266,16 @@ def _input_output(record: Mapping) -> str:
 
 
 def _commands(record: Mapping, package: str | None) -> str:
-    name = record["name"]
+    name, size = record["name"], f"{sum(record['data']['voxel_size_um']) / 2:.4g}"
     if package is None:
         return (
             "```bash\n"
-            f"python scripts/segment.py scan.tif --voxel-size-um 0.5 --bundle models/{name} --out results/scan\n"
+            f"python scripts/segment.py scan.tif --voxel-size-um {size} --bundle models/{name} --out results/scan\n"
             f"python scripts/share.py verify models/{name}\n```"
         )
     return f"""```bash
 pip install -r {name}/requirements.txt
-python {name}/scripts/segment.py scan.tif --voxel-size-um 0.5 --out results/scan
+python {name}/scripts/segment.py scan.tif --voxel-size-um {size} --out results/scan
 python -m monai.bundle run --config_file {name}/configs/inference.json --bundle_root {name} --dataset_dir scans
 ```
 
@@ -286,8 +288,12 @@ The Python package inside is `{package}`, a name of its own, so that several bun
 folder of the bundle, `python -m {package}.trust FILE.zip` checks a bundle before it is unpacked and run."""
 
 
+def _own_network(record: Mapping) -> bool:
+    return str(record["config"]["network_def"]["_target_"]).startswith(f"{__package__}.")
+
+
 def _load_note(record: Mapping, package: str) -> str:
-    if str(record["config"]["network_def"]["_target_"]).startswith(f"{__package__}."):
+    if _own_network(record):
         return f"first: sys.path.append('{record['name']}'), since the network is a class of {package}"
     return "a torch.nn.Module with its weights"
 
@@ -295,7 +301,8 @@ def _load_note(record: Mapping, package: str) -> str:
 def _versions(record: Mapping) -> str:
     packages = ", ".join(f"{name} {value}" for name, value in record["versions"].items())
     changes = "\n".join(f"- {version}: {text}" for version, text in reversed(record["changelog"].items()))
-    return f"Trained with {packages}; `requirements.txt` has every package.\n\n{changes}\n\nLicence: Apache-2.0."
+    where = "the `requirements.txt` of the repository or of the packed bundle has every package"
+    return f"Trained with {packages}; {where}.\n\n{changes}\n\nLicence: Apache-2.0."
 
 
 def front_matter(record: Mapping) -> str:

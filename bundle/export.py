@@ -63,12 +63,11 @@ def export(bundle: Bundle, out: Path, torchscript: bool = False) -> list[str]:
             try:
                 with _quiet():
                     write(network, real, bundle, folder / name)
+                    found = _compare(network, runner(folder / name), inputs)
             except Exception as error:  # exporters raise anything for an operation they lack
                 (folder / name).unlink(missing_ok=True)
                 lines.append(f"{name}: not written, {type(error).__name__}: {one_line(error)[:200]}")
                 continue
-            with _quiet():
-                found = _compare(network, runner(folder / name), inputs)
             model["differences"][name] = found
             worst = max(found.values())
             if not worst <= TOLERANCE:
@@ -82,6 +81,8 @@ def export(bundle: Bundle, out: Path, torchscript: bool = False) -> list[str]:
             shutil.copyfile(RUNNER, folder / "run_onnx.py")
         model["files"] = {path.name: sha256(path) for path in sorted(folder.iterdir())}
         write_json(folder / "model.json", model)
+        for name in ("model.json", "run_onnx.py", "model.onnx", "model.pt2", "model.ts"):  # of an earlier export
+            (Path(out) / name).unlink(missing_ok=True)
     return lines
 
 

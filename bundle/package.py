@@ -42,8 +42,12 @@ def pack(folder: Path, out: Path) -> tuple[Path, Path, list[str]]:
     record = read_record(folder)
     name, version = record["name"], record["version"]
     target, archive = out / name, out / f"{name}_v{version}.zip"
-    if target.exists() and not (target / "manifest.json").is_file():
-        raise ValueError(f"{target}: is there and no bundle; choose another --out")
+    if failed := [finding for finding in verify(folder) if finding.ok is False]:
+        raise ValueError(f"{folder}: {failed[0].check}: {failed[0].text}; promote it again")
+    if target.exists() and (strange := _not_packed(target)):
+        raise ValueError(
+            f"{target}: holds {strange}, which is no part of a packed bundle; move it, or choose another --out"
+        )
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out) as scratch:
         staging = Path(scratch) / name
@@ -54,9 +58,21 @@ def pack(folder: Path, out: Path) -> tuple[Path, Path, list[str]]:
             if failed:
                 raise ValueError(f"{name} {version} was not packed: {failed[0].check}: {failed[0].text}")
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(Path(scratch) / "old")
         staging.rename(target)
     return target, archive, left_out
+
+
+def _not_packed(folder: Path) -> str | None:
+    """The first thing in a folder that packing did not put there, or None."""
+    try:
+        listed = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        listed = {}
+    files = [name for name in _files(folder) if not name.endswith(".pyc") and name != "manifest.json"]
+    if "docs/record.json" not in listed:
+        return files[0] if files else "no bundle"
+    return next((name for name in files if name not in listed), None)
 
 
 def _write_bundle(record: dict, source: Path, folder: Path) -> list[str]:
@@ -71,7 +87,7 @@ def _write_bundle(record: dict, source: Path, folder: Path) -> list[str]:
         configs["train.json"] = record["training"]["config"]
     modules = module_closure([*modules_named(configs.values()), "__init__", "trust"], [ROOT / s for s in SCRIPTS])
     sources = [PACKAGE / f"{module}.py" for module in modules] + [ROOT / script for script in SCRIPTS]
-    pins = required_packages(sources)
+    pins = required_packages(sources, configs.values())
 
     for part in ("configs", "docs", "models", "scripts", package):
         (folder / part).mkdir(parents=True)
@@ -163,8 +179,8 @@ def imports_of(path: Path) -> tuple[set[str], set[str]]:
     return own, others
 
 
-def required_packages(sources: Iterable[Path]) -> dict[str, str]:
-    """Package → pinned version of everything that these files import.
+def required_packages(sources: Iterable[Path], configs: Iterable[Mapping] = ()) -> dict[str, str]:
+    """Package → pinned version of everything that these files import and these configs name.
 
     Raises ValueError for an import that ``requirements.txt`` does not pin.
     """
@@ -174,6 +190,9 @@ def required_packages(sources: Iterable[Path]) -> dict[str, str]:
     for path in sources:
         for name in imports_of(path)[1] - sys.stdlib_module_names - NOT_PINNED:
             needed[DISTRIBUTIONS.get(name, name)] = path.name
+    classes = (item.get("_target_", "") for config in configs for _, item in walk(config) if isinstance(item, Mapping))
+    if any(re.search(r"tensorboard|TensorBoard", str(name)) for name in classes):
+        needed["tensorboard"] = "configs"
     unknown = [f"{name} ({user})" for name, user in needed.items() if name not in pins]
     if unknown:
         raise ValueError(f"requirements.txt does not pin {', '.join(sorted(unknown))}")
@@ -187,10 +206,16 @@ def publish(path: Path, repo: str, endpoint: str | None = None) -> str:
     """Upload a verified bundle to the Hugging Face hub and tag it with its version; returns its address.
 
     path: a packed folder or zip. repo: 'owner/name'. endpoint: of another hub, for example a test's. The token is the
-    one that ``hf auth login`` stored, or HF_TOKEN. Raises ValueError, one line, without the library or for a refused
-    bundle.
+    one that ``hf auth login`` stored, or HF_TOKEN. What the manifest lists is uploaded, in place of what was there.
+    Raises ValueError, one line, without the library, for a bundle that ``verify`` refuses and for a version that the
+    repo has.
     """
+    if failed := [finding for finding in verify(path) if finding.ok is False]:
+        raise ValueError(f"{path}: refused: {failed[0].check}: {failed[0].text}")
     with opened(path) as bundle:
+        if not (bundle.folder / "manifest.json").is_file():
+            raise ValueError(f"{path}: promoted weights, not a bundle; pack them first (scripts/share.py pack)")
+        manifest = json.loads((bundle.folder / "manifest.json").read_text(encoding="utf-8"))
         try:
             from huggingface_hub import HfApi
             from huggingface_hub.errors import HfHubHTTPError
@@ -200,13 +225,16 @@ def publish(path: Path, repo: str, endpoint: str | None = None) -> str:
         api = HfApi(endpoint=endpoint)
         try:
             api.create_repo(repo, exist_ok=True)
+            if bundle.record["version"] in [tag.name for tag in api.list_repo_refs(repo).tags]:
+                raise ValueError(f"{repo}: has a version {bundle.record['version']}; pack it under a larger one")
             api.upload_folder(
                 repo_id=repo,
                 folder_path=bundle.folder,
                 commit_message=f"{bundle.name} {bundle.record['version']}",
-                ignore_patterns=["**/__pycache__/**"],
+                allow_patterns=[*manifest, "manifest.json"],
+                delete_patterns=["*"],
             )
-            api.create_tag(repo, tag=bundle.record["version"], exist_ok=True)
+            api.create_tag(repo, tag=bundle.record["version"])
         except HfHubHTTPError as error:
             raise ValueError(f"{repo}: the hub refused: {' '.join(str(error).split())[:200]}") from error
         return f"{api.endpoint}/{repo}"

@@ -7,13 +7,11 @@ a config is a program. The list holds what the configs of this project use and t
 from __future__ import annotations
 
 import ast
-import inspect
 import re
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from pydoc import locate
 from typing import Any
 
 from monai.bundle import ComponentLocator, ReferenceResolver
@@ -32,8 +30,8 @@ FUNCTIONS = {
     "torch.tensor",
 }  # fmt: skip
 METHODS = {
-    "cpu", "cuda", "endswith", "eval", "items", "keys", "lower", "named_parameters", "numel", "parameters", "replace",
-    "join", "network", "run", "shape", "split", "startswith", "state", "strip", "to", "train", "upper", "values",
+    "cpu", "endswith", "eval", "items", "join", "keys", "named_parameters", "network", "numel", "parameters", "run",
+    "shape", "startswith", "state", "to", "train", "values",
 }  # fmt: skip
 # the one use of sys: what MONAI itself does when a bundle runs, done when it is loaded
 ADD_ROOT = ast.dump(ast.parse("sys.path.append(os.path.abspath(__local_refs['bundle_root']))", mode="eval").body)
@@ -45,13 +43,45 @@ NODES = (
     ast.keyword, ast.Attribute, ast.Subscript, ast.Slice, ast.Lambda, ast.arguments, ast.arg,
 )  # fmt: skip
 
-COMPONENTS = (
-    "monai.networks.nets", "monai.networks.blocks", "monai.losses", "monai.transforms", "monai.inferers",
-    "monai.engines", "monai.handlers", "monai.metrics", "monai.optimizers", "monai.data", "torch.optim", "torch.nn",
-    "torch.utils.data", "torch.utils.tensorboard", "ignite.handlers", "ignite.metrics",
+NETWORKS = {
+    "AttentionUnet", "BasicUNet", "DynUNet", "PatchDiscriminator", "SegResNet", "SegResNetDS", "SwinUNETR", "UNETR",
+    "UNet", "VNet",
+}  # fmt: skip
+# Classes that build nothing but what they are named after. Whole modules would let in what unpickles (NumpyReader,
+# PersistentDataset, torch's datapipes), fetches weights (EfficientNetBN, PerceptualLoss) or calls what it is told to
+# (Lambdad, TorchVisiond).
+COMPONENTS = NETWORKS | {
+    # losses and optimisers
+    "BCEWithLogitsLoss", "CrossEntropyLoss", "DiceCELoss", "DiceFocalLoss", "DiceLoss", "FocalLoss",
+    "GeneralizedDiceLoss", "L1Loss", "MSELoss", "PatchAdversarialLoss", "TverskyLoss", "Adam", "AdamW", "SGD",
+    "ConstantLR", "CosineAnnealingLR", "ExponentialLR", "LinearLR", "OneCycleLR", "PolynomialLR", "StepLR",
+    "WarmupCosineSchedule",
+    # data
+    "CacheDataset", "DataLoader", "Dataset", "DistributedSampler", "RandomSampler",
+    # transforms
+    "Activationsd", "AsDiscreted", "BorderPadd", "CenterSpatialCropd", "Compose", "CopyItemsd", "CropForegroundd",
+    "DivisiblePadd", "EnsureChannelFirstd", "EnsureTyped", "FillHolesd", "GaussianSmoothd", "Identityd", "Invertd",
+    "KeepLargestConnectedComponentd", "LoadImaged", "MedianSmoothd", "NormalizeIntensityd", "OneOf", "Orientationd",
+    "RemoveSmallObjectsd", "Resized", "SaveImaged", "ScaleIntensityRangePercentilesd", "ScaleIntensityRanged",
+    "ScaleIntensityd", "SomeOf", "Spacingd", "SpatialPadd", "SqueezeDimd",
+    "Rand2DElasticd", "Rand3DElasticd", "RandAdjustContrastd", "RandAffined", "RandAxisFlipd", "RandBiasFieldd",
+    "RandCoarseDropoutd", "RandCropByLabelClassesd", "RandCropByPosNegLabeld", "RandFlipd", "RandGaussianNoised",
+    "RandGaussianSharpend", "RandGaussianSmoothd", "RandGibbsNoised", "RandGridDistortiond", "RandHistogramShiftd",
+    "RandKSpaceSpikeNoised", "RandRicianNoised", "RandRotate90d", "RandRotated", "RandScaleIntensityd",
+    "RandShiftIntensityd", "RandSimulateLowResolutiond", "RandSpatialCropSamplesd", "RandSpatialCropd",
+    "RandStdShiftIntensityd", "RandZoomd",
+    # engines, handlers, inferers
+    "CheckpointLoader", "ConfusionMatrix", "HausdorffDistance", "IgniteMetricHandler", "LrScheduleHandler", "MeanDice",
+    "MeanIoUHandler", "SimpleInferer", "SlidingWindowInferer", "StatsHandler", "SummaryWriter", "SupervisedEvaluator",
+    "SupervisedTrainer", "SurfaceDistance", "TensorBoardStatsHandler", "ValidationHandler",
+}  # fmt: skip
+PLACES = (
+    "monai.networks.nets", "monai.losses", "monai.transforms", "monai.inferers", "monai.engines", "monai.handlers",
+    "monai.metrics", "monai.optimizers", "monai.data", "torch.optim", "torch.optim.lr_scheduler", "torch.nn",
+    "torch.utils.data", "torch.utils.tensorboard",
 )  # fmt: skip
-# call or import what an argument names, or speak to a server
-REFUSED = re.compile(r"Lambda|TorchVision|TorchIO|MLFlow|ClearML|CSV|HoVerNet|Lazy|Scheduler.*Handler$|LambdaLR")
+REFUSED_ARGUMENTS = {"allow_pickle", "weights_only", "pickle_module"}
+FOLDERS = ("bundle_root", "dataset_dir", "output_dir")  # keys that paths in expressions may begin with
 # modules of this project that no config needs to name; they write files or load code
 NOT_FOR_CONFIGS = {
     "archive",
@@ -76,7 +106,7 @@ def problems(config: Any, package: str, folder: Path) -> list[str]:
     are read, not imported.
     """
     own = OwnPackage(package, folder)
-    found = []
+    found = _folders_outside(config) if isinstance(config, Mapping) else []
     for where, value in walk(config):
         try:
             if isinstance(value, Mapping):
@@ -107,10 +137,22 @@ class OwnPackage:
         return member in self._defined[module]
 
 
+def _folders_outside(config: Mapping) -> list[str]:
+    """Folders that do not begin with the bundle's own."""
+    inside = re.compile(rf"\$@({'|'.join(FOLDERS)}) \+ '/[\w/-]+'")
+    values = [(key, config.get(key, "")) for key in FOLDERS]
+    return [
+        f"{key}: {value!r} must be {'.' if key == FOLDERS[0] else '$@bundle_root + a path'!r}"
+        for key, value in values
+        if key in config and not (inside.fullmatch(str(value)) if key != FOLDERS[0] else value == ".")
+    ]
+
+
 def _check_keys(item: Mapping) -> None:
-    mode = item.get("_mode_", "default")
-    if mode not in ("default", "callable"):
-        raise ValueError(f"_mode_ {mode!r} must be 'default' or 'callable'")
+    if item.get("_mode_", "default") != "default":
+        raise ValueError(f"_mode_ {item['_mode_']!r} must be 'default'")
+    if found := REFUSED_ARGUMENTS & set(item):
+        raise ValueError(f"{min(found)} decides whether a file may run code")
     if "_target_" in item and not isinstance(item["_target_"], str):
         raise ValueError(f"_target_ {item['_target_']!r} must be the name of a class")
     for key, value in item.items():
@@ -169,14 +211,12 @@ def _check_component(name: str, own: OwnPackage) -> None:
         if module not in NOT_FOR_CONFIGS and own.defines(module, member):
             return
         raise ValueError(f"{name!r} is no class or function of this project that a config may name")
-    if not module:
+    if not module and member in COMPONENTS:  # as MONAI finds it
         modules = _locator().get_component_module_name(name)
-        module = modules[0] if isinstance(modules, list) else modules or ""
-        name = f"{module}.{name}"
-    found = locate(name) if re.match(r"(monai|torch|ignite)\.", name) else None
-    home = found.__module__ if inspect.isclass(found) else ""
-    if not any(home == allowed or home.startswith(allowed + ".") for allowed in COMPONENTS) or REFUSED.search(name):
-        raise ValueError(f"{name.removeprefix('.')!r} is not on the list of classes that a config may name")
+        found = modules[0] if isinstance(modules, list) else modules or ""
+        module = next((place for place in PLACES if found == place or found.startswith(place + ".")), "")
+    if module not in PLACES or member not in COMPONENTS:
+        raise ValueError(f"{name!r} is not on the list of classes that a config may name")
 
 
 @cache
@@ -212,11 +252,15 @@ def _problem(node: ast.AST, names: Set[str], own: OwnPackage) -> str | None:
         return f"{type(node).__name__} is not allowed"
     if isinstance(node, ast.Name):
         return None if node.id in names or node.id in BUILTINS else f"the name {node.id} is not allowed"
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and _is_path_of_code(node.value):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if re.match(r"/|~|\\|[A-Za-z]:", node.value) or re.search(r"(^|[/\\])\.+([/\\]|$)", node.value):
+            return f"{node.value!r} may lead to a path outside the bundle"
         try:
-            return _check_component(node.value, own)
+            return _check_component(node.value, own) if _is_path_of_code(node.value) else None
         except ValueError as error:
             return str(error)
+    if inside := _path_inside(node):  # '/x' behind a folder of the bundle is no absolute path
+        return _problem(ast.Constant(inside), names, own)
     if isinstance(node, ast.Attribute):
         path = _path(node)
         if path and path.split(".")[0] not in names:
@@ -224,8 +268,13 @@ def _problem(node: ast.AST, names: Set[str], own: OwnPackage) -> str | None:
         of_type = isinstance(node.value, ast.Call) and _path(node.value.func) == "type" and len(node.value.args) == 1
         if node.attr not in METHODS and not (node.attr == "__name__" and of_type):
             return f"the attribute {node.attr} is not allowed"
-    if isinstance(node, ast.Call) and _path(node.func) == "type" and len(node.args) != 1:
-        return "type may only ask for a type"
+    if isinstance(node, ast.Call):
+        if not (isinstance(node.func, ast.Attribute) or _path(node.func) in BUILTINS):
+            return "only functions and methods by their names may be called"
+        if _path(node.func) == "type" and len(node.args) != 1:
+            return "type may only ask for a type"
+        if found := REFUSED_ARGUMENTS & {keyword.arg for keyword in node.keywords}:
+            return f"{min(found)} decides whether a file may run code"
     if isinstance(node, ast.Lambda):
         names = names | {argument.arg for argument in ast.walk(node.args) if isinstance(argument, ast.arg)}
     if isinstance(node, ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp):
@@ -233,7 +282,23 @@ def _problem(node: ast.AST, names: Set[str], own: OwnPackage) -> str | None:
         names = names | set(bound)
     if names & (BUILTINS | IMPORTS):
         return "a built-in name is bound anew"
-    return next(filter(None, (_problem(child, names, own) for child in ast.iter_child_nodes(node))), None)
+    parts = [part for part in ast.iter_child_nodes(node) if not _only_compared(node, part)]
+    return next(filter(None, (_problem(part, names, own) for part in parts)), None)
+
+
+def _only_compared(node: ast.AST, part: ast.AST) -> bool:
+    """Whether a constant only takes part in a comparison, which gives True or False."""
+    return isinstance(node, ast.Compare) and isinstance(part, ast.Constant)
+
+
+def _path_inside(node: ast.AST) -> str:
+    """'x/y' of ``@bundle_root + '/x/y'`` and its like, else ''."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and isinstance(node.right, ast.Constant)):
+        return ""
+    folders = {ast.dump(ast.parse(f"{_REFS}[{name!r}]", mode="eval").body) for name in FOLDERS}
+    text = node.right.value
+    inside = ast.dump(node.left) in folders and isinstance(text, str) and text.startswith("/")
+    return text.removeprefix("/") if inside else ""
 
 
 def _path(node: ast.AST) -> str:

@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -30,10 +31,12 @@ from monai.bundle import ConfigParser
 
 from bundle.archive import check_files, read_weights, unpack
 from bundle.inference import load_weights
-from bundle.model_config import ROOT, walk
-from bundle.safe_config import problems
+from bundle.model_config import ROOT, closure, walk
+from bundle.safe_config import NETWORKS, problems
 from bundle.volume_io import one_line, sha256
 
+MOST_EXAMPLE_BYTES = 2**27
+MOST_NUMBERS = 10**7  # of a network whose weights do not fit it
 LOGITS_TOLERANCE = 1e-3  # of the largest logit: other processors add in another order
 OWN_PACKAGE = __package__
 NEEDED = (
@@ -61,7 +64,8 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        return f"{'note' if self.ok is None else 'ok' if self.ok else 'FAIL':<4}  {self.check}: {self.text}"
+        text = "".join(c if c.isprintable() else "?" for c in self.text)  # a bundle's own words may hold control codes
+        return f"{'note' if self.ok is None else 'ok' if self.ok else 'FAIL':<4}  {self.check}: {text}"
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,13 @@ class _Checks:
         if not self._passes("record", self._record, always=True):
             return None
         self._passes("files", self._files_belong)
+        left = sum(path.is_file() for path in self.folder.rglob("*")) - len(self._files())
+        if left:
+            self._note(
+                "left behind",
+                f"{left} files of its use (data, results, compiled Python) are not checked; delete __pycache__ before "
+                "Python runs a folder that others could write to",
+            )
         self._passes("manifest", self._manifest)
         self._passes("weights", self._weights, always=True)
         self._passes("configs", self._configs)
@@ -363,9 +374,12 @@ class _Checks:
 
     def _network(self, shared: Bundle) -> str:
         """Build the network, load the weights, and compare one forward pass with the stored one."""
+        for target in _targets(shared.config, "network_def"):
+            if target.rpartition(".")[2] not in NETWORKS and not target.startswith(f"{self._runs()}.networks."):
+                raise ValueError(f"network_def needs {target}, which is no network")
+        image, expected = self._stored_example()
+        self._fits_in_memory(shared)
         network = shared.network()
-        with np.load(self.example, allow_pickle=False) as stored:
-            image, expected = stored["image"], stored["logits"]
         with torch.inference_mode():
             logits = network(torch.from_numpy(image)).float().numpy()
         if logits.shape != expected.shape or logits.shape[1] != len(self.record["classes"]):
@@ -375,6 +389,42 @@ class _Checks:
             raise ValueError(f"its logits of the stored image are off by {difference:.1e} of the largest")
         how = f"to {difference:.0e} of the largest" if difference else "exactly"
         return f"reproduces the stored logits of a test image {how}"
+
+    def _runs(self) -> str:
+        """The package whose code runs the configs."""
+        return self.package if self.trusted and self.foreign else OWN_PACKAGE
+
+    def _stored_example(self) -> tuple[np.ndarray, np.ndarray]:
+        """Image and logits of the stored example, which is no larger than it says and holds nothing else."""
+        with zipfile.ZipFile(self.example) as archive:
+            entries = {entry.filename: entry.file_size for entry in archive.infolist()}
+        if sorted(entries) != ["image.npy", "logits.npy"] or len(archive.infolist()) != 2:
+            raise ValueError(f"{self.example.name} holds {', '.join(sorted(entries))[:200]}, not image and logits")
+        if sum(entries.values()) > MOST_EXAMPLE_BYTES:
+            raise ValueError(f"{self.example.name} unpacks to more than {MOST_EXAMPLE_BYTES / 2**20:g} MiB")
+        with np.load(self.example, allow_pickle=False) as stored:
+            image, expected = stored["image"], stored["logits"]
+        if image.dtype != np.float32 or expected.dtype != np.float32:
+            raise ValueError(f"{self.example.name} holds {image.dtype} and {expected.dtype}, not float32")
+        return image, expected
+
+    def _fits_in_memory(self, shared: Bundle) -> None:
+        """That the network is not far larger than its weights, before memory is taken for it."""
+        with torch.device("meta"):
+            try:
+                network = shared.parser().get_parsed_content("network_def")
+            except (NotImplementedError, RuntimeError):  # a network that computes while it is built
+                return
+        wanted = sum(value.numel() for value in network.state_dict().values())
+        found = sum(value.numel() for value in read_weights(self.weights).values())
+        if wanted > 2 * found + MOST_NUMBERS:
+            raise ValueError(f"network_def has {wanted:,} numbers, and the weights {found:,}")
+
+
+def _targets(config: Mapping, key: str) -> list[str]:
+    """Every class that a top-level key of a config needs."""
+    items = [value for name in closure(config, [key]) for _, value in walk(config[name]) if isinstance(value, Mapping)]
+    return [item["_target_"] for item in items if "_target_" in item]
 
 
 def renamed(text: str, old: str, new: str) -> str:

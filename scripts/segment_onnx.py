@@ -28,9 +28,11 @@ def scale_grey(image: np.ndarray, steps: list) -> np.ndarray:
             low, high = np.percentile(image, [step["lower"], step["upper"]]).astype(np.float32)
         else:
             low, high = np.float32(step["a_min"]), np.float32(step["a_max"])
-        b_min, b_max = np.float32(step["b_min"]), np.float32(step["b_max"])
-        image = (image - low) / (high - low) * (b_max - b_min) + b_min
-        if step.get("clip"):
+        image = (image - low) / (high - low) if high > low else image - low  # as MONAI does
+        b_min, b_max = step.get("b_min"), step.get("b_max")
+        if b_min is not None and b_max is not None:
+            image = image * np.float32(b_max - b_min) + np.float32(b_min)
+        if step.get("clip") and not (b_min is None and b_max is None):
             image = np.clip(image, b_min, b_max)
     return image
 

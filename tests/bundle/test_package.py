@@ -104,9 +104,26 @@ def test_same_bytes_again(packed, promoted, tmp_path):
 def test_other_folder_is_not_overwritten(promoted, tmp_path):
     (tmp_path / "spheres").mkdir()
     (tmp_path / "spheres/mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match="no bundle"):
+    with pytest.raises(ValueError, match=r"holds mine\.txt"):
         pack(promoted, tmp_path)
     assert (tmp_path / "spheres/mine.txt").exists() and not list(tmp_path.glob("*.zip"))
+
+
+def test_what_the_user_keeps_in_a_bundle_is_not_deleted(promoted, tmp_path):
+    folder = pack(promoted, tmp_path)[0]
+    (folder / "results").mkdir()
+    (folder / "results/labels.tif").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds results/labels\.tif"):
+        pack(promoted, tmp_path)
+    assert (folder / "results/labels.tif").exists()
+
+
+def test_weights_that_were_replaced_are_not_packed(promoted, tmp_path):
+    copied = shutil.copytree(promoted, tmp_path / "spheres")
+    (copied / "README.md").write_text("better")
+    with pytest.raises(ValueError, match=r"README\.md was changed"):
+        pack(copied, tmp_path / "dist")
+    assert not (tmp_path / "dist").exists()
 
 
 def test_training_config_off_the_list_is_left_out(promoted, tmp_path):
@@ -303,7 +320,7 @@ def test_a_bundle_checks_another_one(elsewhere):
 class Hub(http.server.BaseHTTPRequestHandler):
     """As much of Hugging Face's interface as an upload uses; keeps what arrives."""
 
-    files, tags, repos = {}, [], []
+    files, tags, repos = {}, [], []  # files: those of an earlier version are there
 
     def _answer(self, content):
         data = json.dumps(content).encode()
@@ -314,7 +331,14 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self):
-        self._answer({"sha": "0" * 40, "siblings": [], "id": "me/spheres", "name": "me", "type": "user"})
+        if self.path.endswith("/refs"):
+            tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": "1" * 40} for tag in self.tags]
+            self._answer({"branches": [], "converts": [], "tags": tags})
+        elif "/tree/" in self.path:
+            self._answer([{"type": "file", "path": name, "size": 1, "oid": "0" * 40} for name in self.files])
+        else:
+            siblings = [{"rfilename": name} for name in self.files]
+            self._answer({"sha": "0" * 40, "siblings": siblings, "id": "me/spheres", "name": "me", "type": "user"})
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -330,6 +354,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
             import base64
 
             for line in map(json.loads, body.splitlines()):
+                if line["key"] == "deletedFile":
+                    del self.files[line["value"]["path"]]
                 if line["key"] == "file":
                     self.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
             self._answer(
@@ -352,8 +378,12 @@ def test_publishing_uploads_every_file(packed, folder, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
+    Hub.files["spheres_0_0_9/inference.py"] = b"of an earlier version"
+    endpoint = f"http://127.0.0.1:{server.server_port}"
     try:
-        address = publish(packed[1], "me/spheres", endpoint=f"http://127.0.0.1:{server.server_port}")
+        address = publish(packed[1], "me/spheres", endpoint=endpoint)
+        with pytest.raises(ValueError, match="has a version 0"):
+            publish(packed[1], "me/spheres", endpoint=endpoint)
     finally:
         server.shutdown()
         server.server_close()
@@ -363,6 +393,15 @@ def test_publishing_uploads_every_file(packed, folder, monkeypatch, tmp_path):
     }
     assert {name: data for name, data in Hub.files.items() if name != "LICENSE"} == expected
     assert Hub.files["README.md"].startswith(b'---\nlicense: "apache-2.0"\n')
+
+
+def test_what_verify_refuses_is_not_published(folder, promoted, tmp_path):
+    copied = shutil.copytree(folder, tmp_path / "spheres")
+    (copied / "scripts/segment.py").write_text("print()")
+    with pytest.raises(ValueError, match="refused: "):
+        publish(copied, "me/spheres")
+    with pytest.raises(ValueError, match="pack them first"):
+        publish(promoted, "me/spheres")
 
 
 def test_publishing_without_the_library(packed, monkeypatch):

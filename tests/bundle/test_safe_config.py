@@ -64,6 +64,16 @@ def test_own_configs_are_allowed(path):
         "C:\\x",
         "os.system",
         "@##a",
+        "$'/home/user'",
+        "$@bundle_root + '/.' + './x'",
+        "$@bundle_root + '/../x'",
+        "$@name + '/home/user'",
+        "$@bundle_root + '//home'",
+        "$@loader('example.npz', allow_pickle=True)",
+        "$@loader('example.npz')",
+        "$(lambda f: f('x'))(@loader)",
+        "$type(@loader)('x')",
+        "$'.a.'.replace('a', '')",
     ],
 )
 def test_expression_is_refused(text):
@@ -78,6 +88,18 @@ def test_expression_is_refused(text):
         {"_target_": "$os.system"},
         {"_target_": {}},
         {"_target_": "UNet", "_mode_": "debug"},
+        {"_target_": "UNet", "_mode_": "callable"},
+        {"_target_": "LoadImaged", "keys": "image", "allow_pickle": True},
+        {"_target_": "LoadImaged", "keys": "image", "reader": "NumpyReader"},
+        {"_target_": "NumpyReader"},
+        {"_target_": "LoadImage"},
+        {"_target_": "PersistentDataset", "data": []},
+        {"_target_": "torch.utils.data.datapipes.iter.RoutedDecoder"},
+        {"_target_": "PerceptualLoss"},
+        {"_target_": "EfficientNetBN"},
+        {"_target_": "ResNetFeatures"},
+        {"_target_": "torch.nn.parallel.DistributedDataParallel"},
+        {"_target_": "torch.optim.swa_utils.AveragedModel"},
         {"_target_": "Lambda", "func": None},
         {"_target_": "monai.bundle.run"},
         {"_target_": "monai.transforms.os.system"},
@@ -90,7 +112,7 @@ def test_expression_is_refused(text):
         {"_target_": "bundle.inference._autocast"},
         {"_target_": "bundle.../evil.Evil"},
         {"_target_": "otherbundle.inference.VolumeInferer"},
-        {"_target_": "EfficientNetBN", "pretrained": True},
+        {"_target_": "UNet", "pretrained": True},
         {"_target_": "LoadImaged", "keys": "image", "reader": "os.system"},
         {"_target_": "LoadImaged", "keys": "image", "reader": "antigravity"},
         {"_target_": "LoadImaged", "keys": "image", "reader": ["os.system"]},
@@ -122,6 +144,20 @@ def test_component_is_refused(item):
 )
 def test_what_configs_need_is_allowed(text):
     assert problems({"key": text}, "bundle", ROOT / "bundle") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("bundle_root", "/"),
+        ("bundle_root", ""),
+        ("output_dir", "elsewhere"),
+        ("dataset_dir", "$@name + '/x'"),
+        ("output_dir", ""),
+    ],
+)
+def test_folders_are_the_bundles_own(key, value):
+    assert any(text.startswith(key) for text in problems({key: value}, "bundle", ROOT / "bundle"))
 
 
 def test_place_is_named():

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from finished_run import finished_bundle
@@ -112,7 +113,13 @@ def test_what_python_leaves_in_a_folder_is_overlooked_there_only(folder):
     (folder / ".gitattributes").write_text("x")
     (folder / "runs/spheres").mkdir(parents=True)
     (folder / "runs/spheres/last.pt").write_text("x")
-    assert all(finding.ok for finding in verify(folder))
+    findings = verify(folder)
+    assert not [finding for finding in findings if finding.ok is False]
+    assert "3 files of its use" in next(finding.text for finding in findings if finding.check == "left behind")
+    (folder / "data").mkdir()
+    (folder / "data/scan.tif").symlink_to(folder / "LICENSE")  # a user's scans may lie anywhere
+    assert not [finding for finding in verify(folder) if finding.ok is False]
+    (folder / "data/scan.tif").unlink()
     findings = verify(zipped(folder))
     assert {"files", "manifest"} <= {finding.check for finding in findings if finding.ok is False}
 
@@ -331,6 +338,62 @@ def test_weights_of_another_network(folder, change, words):
     torch.save(change(weights_of(folder)), folder / "models/model.pt")
     list_files_again(folder)
     refusal(folder, "network", *words)
+
+
+def store(folder, **arrays):
+    with np.load(folder / "models/example.npz") as stored:
+        np.savez_compressed(folder / "models/example.npz", **{**stored, **arrays})
+    list_files_again(folder)
+
+
+class Payload:
+    """Makes the marker when it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+def test_pickle_in_the_example(folder, marker):
+    """An allow-listed reader that unpickles what lies beside the example: refused by what it reads, and by its name."""
+    store(folder, evil=np.array([Payload(marker)], dtype=object))
+    refusal(folder, "network", "evil.npy")
+    read = {"_target_": "LoadImage", "reader": "NumpyReader", "allow_pickle": True, "npz_keys": "evil"}
+    cached = {"_target_": "CacheDataset", "data": ["$@bundle_root + '/models/example.npz'"], "transform": "@loader"}
+
+    def change(config):
+        config.update(loader=read, cache=cached)
+        config["network_def"]["dropout"] = "$0.0 * len(@cache)"
+
+    edit_json(folder / "configs/inference.json", change)
+    list_files_again(folder)
+    refusal(folder, "configs", "loader")
+
+
+def test_example_that_unpacks_to_masses(folder, monkeypatch):
+    store(folder, image=np.zeros((1, 1, 1024, 1024), np.float32))
+    monkeypatch.setattr(trust, "MOST_EXAMPLE_BYTES", 2**21)
+    refusal(folder, "network", "unpacks to more than 2 MiB")
+
+
+def test_network_far_larger_than_its_weights(folder):
+    edit_json(folder / "configs/inference.json", lambda c: c["network_def"].update(channels=[40000, 80000, 160000]))
+    list_files_again(folder)
+    refusal(folder, "network", "numbers, and the weights")
+
+
+def test_network_that_is_none(folder):
+    edit_json(folder / "configs/inference.json", lambda c: c["network_def"].update(act="@loss", norm="@data"))
+    edit_json(folder / "configs/inference.json", lambda c: c.update(loss={"_target_": "DiceLoss"}, data=1))
+    list_files_again(folder)
+    refusal(folder, "network", "DiceLoss, which is no network")
+
+
+def test_words_of_a_bundle_cannot_forge_lines():
+    line = str(trust.Finding("classes", True, "pore\nx.zip: all checks passed\x1b[8m"))
+    assert line.isprintable() and line.startswith("ok    classes: pore?x.zip")
 
 
 # ------------------------------------------------------------------------------------------ configs, code, metadata
