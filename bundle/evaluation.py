@@ -41,7 +41,7 @@ from bundle.pictures import (
     show,
     to_grey,
 )
-from bundle.volume_io import atomic_path, write_json
+from bundle.volume_io import atomic_path, sha256, write_json
 
 LOG_EVERY_S = 10.0
 SUMMARY_COLUMNS = {
@@ -66,6 +66,7 @@ class EvaluationReport:
         baselines: True for all of `bundle.baselines.BASELINES`, False for none, or the names of some.
         spacing_um: [µm] pixel or voxel size, one number or one per axis; None takes it from the affine of
             the image's MetaTensor, which is in µm by this project's convention.
+        checkpoint: file of the weights, whose SHA-256 is then in `metrics.json`: promoting weights asks for it.
 
     What it takes from `engine.state.output` after postprocessing: a list of dicts (decollated) or one dict
     of batches with, per image,
@@ -90,6 +91,7 @@ class EvaluationReport:
         network_name: str = "unet",
         baselines: bool | Sequence[str] = True,
         spacing_um: float | Sequence[float] | None = None,
+        checkpoint: str | os.PathLike | None = None,
     ) -> None:
         if isinstance(class_names, str) or not 2 <= len(class_names) <= len(CLASS_COLOURS):
             raise ValueError(f"class_names = {class_names!r}; it must list 2 to {len(CLASS_COLOURS)} names")
@@ -103,6 +105,7 @@ class EvaluationReport:
         self.network_name = network_name
         self.baselines = chosen
         self.spacing_um = spacing_um
+        self.checkpoint = checkpoint
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler; MONAI's engines call this for everything in `val_handlers`."""
@@ -187,6 +190,8 @@ class EvaluationReport:
         report = _report(self._rows, self._notes, self.class_names, self.network_name)
         with atomic_path(self.output_dir / "metrics.csv") as path:
             _write_csv(path, self._rows)
+        if self.checkpoint is not None:
+            report["weights_sha256"] = sha256(Path(self.checkpoint))
         write_json(self.output_dir / "metrics.json", _without_nan(report))
         with atomic_path(self.output_dir / "metrics.md") as path:
             path.write_text(_markdown(report), encoding="utf-8")

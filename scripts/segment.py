@@ -67,6 +67,16 @@ def check_arguments(args: argparse.Namespace) -> volume_io.Volume:
     return volume
 
 
+def default_bundle() -> Path | None:
+    """The promoted weights that ``models/model.pt`` is a copy of, which know what they were trained on."""
+    default = ROOT / "models" / "model.pt"
+    folders = [
+        path.parent for path in sorted(ROOT.glob("models/*/model.pt")) if (path.parent / "record.json").is_file()
+    ]
+    wanted = volume_io.sha256(default) if default.is_file() and folders else None
+    return next((folder for folder in folders if volume_io.sha256(folder / "model.pt") == wanted), None)
+
+
 def choose_network(args: argparse.Namespace) -> None:
     """Settle whether the network is a bundle or a checkpoint; one of both is set afterwards, and exists."""
     if args.bundle and (args.checkpoint or args.config):
@@ -77,6 +87,10 @@ def choose_network(args: argparse.Namespace) -> None:
         if not args.bundle.exists():
             raise FileNotFoundError(f"{args.bundle}: no such bundle; give a zip or a folder with --bundle")
         return
+    if not (args.checkpoint or args.config):
+        args.bundle = default_bundle()
+        if args.bundle:
+            return
     args.checkpoint = args.checkpoint or ROOT / "models" / "model.pt"
     if not args.checkpoint.is_file():
         raise FileNotFoundError(

@@ -8,6 +8,7 @@ python scripts/share.py publish dist/spheres_v0.1.0.zip --repo me/spheres
 """
 
 import argparse
+import json
 import logging
 import shutil
 import sys
@@ -67,9 +68,28 @@ def run_promote(args: argparse.Namespace) -> None:
     folder = promote(args.checkpoint, args.name, args.version, args.out, **options)
     print(f"{folder}/: {', '.join(sorted(path.name for path in folder.iterdir()))}")
     if args.default:
+        check_default(folder)
         with volume_io.atomic_path(args.out / "model.pt") as path:
             shutil.copyfile(folder / "model.pt", path)
         print(f"{args.out / 'model.pt'}")
+
+
+def check_default(folder: Path) -> None:
+    """That ``configs/inference.json`` is of the network in ``folder``. Raises ValueError if it is not."""
+    from monai.bundle import ConfigParser
+
+    from bundle.inference import load_weights
+
+    parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs/inference.json")))
+    classes = json.loads((folder / "record.json").read_text(encoding="utf-8"))["classes"]
+    try:
+        if classes != parser.get_parsed_content("class_names"):
+            raise ValueError(f"its classes are {', '.join(classes)}")
+        load_weights(parser.get_parsed_content("network_def"), folder / "model.pt")
+    except ValueError as error:
+        raise ValueError(
+            f"{folder} is promoted, but is not the default: configs/inference.json is of another network ({error})"
+        ) from error
 
 
 def run_pack(args: argparse.Namespace) -> None:

@@ -379,7 +379,7 @@ def test_example_that_unpacks_to_masses(folder, monkeypatch):
 
 
 def test_network_far_larger_than_its_weights(folder):
-    edit_json(folder / "configs/inference.json", lambda c: c["network_def"].update(channels=[40000, 80000, 160000]))
+    edit_json(folder / "configs/inference.json", lambda c: c["network_def"].update(channels=[40000, 80000]))
     list_files_again(folder)
     refusal(folder, "network", "numbers, and the weights")
 

@@ -42,9 +42,14 @@ def checkpoint(flat_dataset):
 def test_promote_pack_verify(share, checkpoint, tmp_path):
     models, dist = tmp_path / "models", tmp_path / "dist"
     named = ["--name", "spheres", "--version", "0.1.0", "--changes", "First"]
-    code, printed, _ = share("promote", "--checkpoint", checkpoint, *named, "--out", models, "--default")
+    code, printed, _ = share("promote", "--checkpoint", checkpoint, *named, "--out", models)
     assert code == 0 and str(models / "spheres") in printed
-    assert sha256(models / "model.pt") == sha256(models / "spheres/model.pt") == sha256(checkpoint)
+    assert sha256(models / "spheres/model.pt") == sha256(checkpoint)
+    named[3] = "0.1.1"
+    code, _, error = share("promote", "--checkpoint", checkpoint, *named, "--out", tmp_path / "other", "--default")
+    assert code == 2 and "is not the default: configs/inference.json is of another network" in error
+    assert not (tmp_path / "other/model.pt").exists()
+    named[3] = "0.1.0"
     code, printed, _ = share("pack", "--checkpoint", models / "spheres/model.pt", "--out", dist)
     archive = dist / "spheres_v0.1.0.zip"
     assert code == 0 and sha256(archive) in printed and (dist / "spheres/configs/inference.json").is_file()
