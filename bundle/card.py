@@ -75,12 +75,13 @@ def _summary(record: Mapping) -> str:
 def limits(record: Mapping) -> list[str]:
     """What the network was not trained on, one sentence each, derived from data and recipe."""
     data, names = record["data"], record["classes"]
-    weak = [row for row in class_scores(record["evaluation"]) if (row.get("dice") or 0) < RELIABLE_DICE]
+    scores = [(row["name"], row.get("dice") or 0) for row in class_scores(record["evaluation"])]
     found = [
-        f"Where {row['name']} matters: its Dice on the test images was {row.get('dice') or 0:.2f}; "
-        + ("do not rely on" if (row.get("dice") or 0) < USELESS_DICE else "look twice at")
+        f"Where {name} matters: its Dice on the test images was {dice:.2f}; "
+        + ("do not rely on" if dice < USELESS_DICE else "look twice at")
         + " its voxels, its volume fraction and anything computed from them."
-        for row in weak
+        for name, dice in scores
+        if dice < RELIABLE_DICE
     ]
     found += [
         f"Other phases, or more of them: every voxel becomes one of {_listed(names)}, whatever it is.",

@@ -41,7 +41,7 @@ from bundle.pictures import (
     show,
     to_grey,
 )
-from bundle.volume_io import atomic_path, sha256, write_json
+from bundle.volume_io import atomic_path, sha256, without_nan, write_json
 
 LOG_EVERY_S = 10.0
 SUMMARY_COLUMNS = {
@@ -192,7 +192,7 @@ class EvaluationReport:
             _write_csv(path, self._rows)
         if self.checkpoint is not None:
             report["weights_sha256"] = sha256(Path(self.checkpoint))
-        write_json(self.output_dir / "metrics.json", _without_nan(report))
+        write_json(self.output_dir / "metrics.json", without_nan(report))
         with atomic_path(self.output_dir / "metrics.md") as path:
             path.write_text(_markdown(report), encoding="utf-8")
         self._draw_cases(report)
@@ -333,15 +333,6 @@ def _cell(value: str | float) -> str:
     if isinstance(value, str):
         return value
     return "" if math.isnan(value) else f"{value:.7g}"
-
-
-def _without_nan(value: object) -> object:
-    """NaN -> None, everywhere: JSON has no NaN."""
-    if isinstance(value, dict):
-        return {key: _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _headline(report: dict) -> str:

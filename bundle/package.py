@@ -17,7 +17,7 @@ from bundle.card import front_matter, metadata, model_card
 from bundle.model_config import ROOT, walk
 from bundle.record import read_record
 from bundle.safe_config import problems
-from bundle.trust import opened, renamed, verify
+from bundle.trust import failures, opened, renamed, verify
 from bundle.volume_io import atomic_path, sha256, write_json
 
 PACKAGE = Path(__file__).parent
@@ -42,7 +42,7 @@ def pack(folder: Path, out: Path) -> tuple[Path, Path, list[str]]:
     record = read_record(folder)
     name, version = record["name"], record["version"]
     target, archive = out / name, out / f"{name}_v{version}.zip"
-    if failed := [finding for finding in verify(folder) if finding.ok is False]:
+    if failed := failures(verify(folder)):
         raise ValueError(f"{folder}: {failed[0].check}: {failed[0].text}; promote it again")
     if target.exists() and (strange := _not_packed(target)):
         raise ValueError(
@@ -54,8 +54,7 @@ def pack(folder: Path, out: Path) -> tuple[Path, Path, list[str]]:
         left_out = _write_bundle(record, folder, staging)
         with atomic_path(archive) as path:
             _zip(staging, path)
-            failed = [finding for finding in verify(staging) if finding.ok is False]
-            if failed:
+            if failed := failures(verify(staging)):
                 raise ValueError(f"{name} {version} was not packed: {failed[0].check}: {failed[0].text}")
         if target.exists():
             target.rename(Path(scratch) / "old")
@@ -210,9 +209,7 @@ def publish(path: Path, repo: str, endpoint: str | None = None) -> str:
     Raises ValueError, one line, without the library, for a bundle that ``verify`` refuses and for a version that the
     repo has.
     """
-    if failed := [finding for finding in verify(path) if finding.ok is False]:
-        raise ValueError(f"{path}: refused: {failed[0].check}: {failed[0].text}")
-    with opened(path) as bundle:
+    with opened(path, foreign_code=False) as bundle:
         if not (bundle.folder / "manifest.json").is_file():
             raise ValueError(f"{path}: promoted weights, not a bundle; pack them first (scripts/share.py pack)")
         manifest = json.loads((bundle.folder / "manifest.json").read_text(encoding="utf-8"))

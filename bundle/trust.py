@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from monai.bundle import ConfigParser
 
-from bundle.archive import check_files, read_weights, unpack
+from bundle.archive import USERS_FOLDERS, check_files, read_weights, unpack
 from bundle.inference import load_weights
 from bundle.model_config import ROOT, closure, walk
 from bundle.safe_config import NETWORKS, problems
@@ -51,7 +51,8 @@ PROMOTED_NEEDED = ("README.md", "example.npz", "model.pt", "record.json")
 PROMOTED_ALLOWED = re.compile(r"README\.md|record\.json|model\.pt|example\.npz|cases\.png")
 # by Python, by a download from the hub, by the bundle's own configs
 LEFT_BEHIND = re.compile(
-    r"(.*/)?__pycache__/[^/]+\.pyc|\.gitattributes|\.cache/huggingface/.*|(data|eval|results|runs)/.*(?<!\.py)"
+    r"(.*/)?__pycache__/[^/]+\.pyc|\.gitattributes|\.cache/huggingface/.*|"
+    rf"({'|'.join(USERS_FOLDERS)})/.*(?<!\.py)"
 )
 
 
@@ -109,15 +110,21 @@ def verify(path: str | os.PathLike, trust: str | None = None) -> list[Finding]:
         return findings
 
 
+def failures(findings: list[Finding]) -> list[Finding]:
+    """Those that are a reason to refuse."""
+    return [finding for finding in findings if finding.ok is False]
+
+
 @contextlib.contextmanager
-def opened(path: str | os.PathLike, trust: str | None = None) -> Iterator[Bundle]:
+def opened(path: str | os.PathLike, trust: str | None = None, foreign_code: bool = True) -> Iterator[Bundle]:
     """A verified bundle, unpacked for the duration of the block.
 
-    Python files that are not this project's are no reason to refuse it here, since this project's own run in their
-    place. Raises FileNotFoundError if there is none; ValueError, one line, with the first failure of ``verify``.
+    Python files that are not this project's are no reason to refuse it, since this project's own run in their
+    place, unless ``foreign_code`` is off. Raises FileNotFoundError if there is none; ValueError, one line, with the
+    first failure of ``verify``.
     """
     with _examined(Path(path), trust) as (findings, bundle):
-        failed = [finding for finding in findings if finding.ok is False and finding.check != "code"]
+        failed = [finding for finding in failures(findings) if finding.check != "code" or not foreign_code]
         if failed:
             more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
             raise ValueError(
@@ -154,6 +161,7 @@ class _Checks:
         self.package, self.foreign = OWN_PACKAGE, False
         self.record: dict = {}
         self.configs: dict[str, dict] = {}
+        self.numbers = 0  # in the weights
         self.findings: list[Finding] = []
         if trust is not None and not self.trusted:
             self._note("trust", f"{trust!r} is not the name of this bundle, {folder.name!r}")
@@ -192,11 +200,11 @@ class _Checks:
             self._passes("requirements", self._requirements)
         self._passes("versions", self._versions)
         self._passes("classes", self._classes)
-        if any(finding.ok is False and finding.check != "code" for finding in self.findings):
+        if any(finding.check != "code" for finding in failures(self.findings)):
             self._note("network", "not run, since a check before it failed")
             return None
         config = self.configs["inference.json"]
-        if self.trusted and self.foreign:  # the user has said so by name
+        if self._runs() != OWN_PACKAGE:  # the user has said so by name
             sys.path.append(str(self.folder))
         else:
             config = json.loads(renamed(json.dumps(config), self.package, OWN_PACKAGE))
@@ -265,8 +273,8 @@ class _Checks:
 
     def _weights(self) -> str:
         state = read_weights(self.weights)
-        numbers = sum(value.numel() for value in state.values())
-        return f"{len(state)} plain tensors, {numbers:,} numbers, no code"
+        self.numbers = sum(value.numel() for value in state.values())
+        return f"{len(state)} plain tensors, {self.numbers:,} numbers, no code"
 
     def _configs(self) -> str:
         package = OWN_PACKAGE if self.promoted else self.package
@@ -416,9 +424,8 @@ class _Checks:
             except (NotImplementedError, RuntimeError):  # a network that computes while it is built
                 return
         wanted = sum(value.numel() for value in network.state_dict().values())
-        found = sum(value.numel() for value in read_weights(self.weights).values())
-        if wanted > 2 * found + MOST_NUMBERS:
-            raise ValueError(f"network_def has {wanted:,} numbers, and the weights {found:,}")
+        if wanted > 2 * self.numbers + MOST_NUMBERS:
+            raise ValueError(f"network_def has {wanted:,} numbers, and the weights {self.numbers:,}")
 
 
 def _targets(config: Mapping, key: str) -> list[str]:
@@ -480,7 +487,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def print_findings(findings: list[Finding], name: str) -> int:
     """Print a verification; returns the exit code, 0 if nothing failed."""
     print(*findings, sep="\n")
-    failed = sum(finding.ok is False for finding in findings)
+    failed = len(failures(findings))
     print(f"{name}: " + (f"REFUSED, {failed} checks failed" if failed else "all checks passed"))
     return int(failed > 0)
 

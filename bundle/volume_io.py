@@ -16,12 +16,13 @@ import gzip
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import uuid
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -513,6 +514,15 @@ def _writable(path, array: np.ndarray, dtypes: Sequence[str], format_name: str) 
     if array.dtype.name not in dtypes:
         raise ValueError(f"{path}: {format_name} cannot hold {array.dtype}; convert to one of {', '.join(dtypes)}")
     return array
+
+
+def without_nan(value: object) -> object:
+    """The same with None for every NaN in dicts, lists and tuples, as JSON has no NaN; tuples become lists."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_json(path: str | os.PathLike, obj: object) -> None:

@@ -1,5 +1,8 @@
 """Small data that several tests share."""
 
+import logging
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,24 @@ def bundle_run():
         return flow
 
     return run
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Run a script in this process (MONAI takes seconds to import); gives exit code, stdout, stderr."""
+
+    def call(script: Path, *arguments):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, arguments)])
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        try:
+            with pytest.raises(SystemExit) as caught:
+                runpy.run_path(str(script), run_name="__main__")
+        finally:
+            logging.disable(logging.NOTSET)
+        output = capsys.readouterr()
+        return caught.value.code, output.out, output.err
+
+    return call
 
 
 def make_dataset(folder: Path, shape: list[int], count: int) -> Path:

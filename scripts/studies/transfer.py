@@ -82,7 +82,7 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
             values = score(segmenter(image), truth, len(CLASS_NAMES), PIXEL_UM)
             rows.append({"trained_on": source, "way": way, "seed": seed, "scored_on": target, **values})
     limits = {f"{name}, {d} px": moved_dice(real_pair(real, name)[1], d) for name in SLICES for d in (1, 2)}
-    content = {"rows": [{k: None if v != v else v for k, v in r.items()} for r in rows], "moved_labels_dice": limits}
+    content = {"rows": rows, "moved_labels_dice": limits}
     write_results(out, "transfer", size, content, _table(rows, limits), _figure(out, real))
 
 

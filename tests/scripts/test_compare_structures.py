@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,18 +24,8 @@ def script(monkeypatch):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return call
+def run(run_script):
+    return partial(run_script, SCRIPT)
 
 
 def stripes(shape=(60, 48), width=6):

@@ -2,10 +2,10 @@
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -89,18 +89,8 @@ def expected_labels(array):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process (MONAI takes seconds to import); gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return call
+def run(run_script):
+    return partial(run_script, SCRIPT)
 
 
 def assert_error(result, *words):

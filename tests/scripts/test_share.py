@@ -1,8 +1,7 @@
 """The verbs of scripts/share.py from end to end, and a user's mistakes: one line, exit code 2."""
 
 import json
-import runpy
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,23 +14,8 @@ SCRIPT = ROOT / "scripts" / "share.py"
 
 
 @pytest.fixture
-def share(monkeypatch, capsys):
-    """Run the script in this process; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        import logging
-
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        try:
-            with pytest.raises(SystemExit) as caught:
-                runpy.run_path(str(SCRIPT), run_name="__main__")
-        finally:
-            logging.disable(logging.NOTSET)
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return call
+def share(run_script):
+    return partial(run_script, SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import csv
 import json
 import os
-import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,18 +29,8 @@ def layers(shape, periods=2):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys):
-    """Run the script in this process; gives exit code, stdout, stderr."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, arguments)])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as caught:
-            runpy.run_path(str(SCRIPT), run_name="__main__")
-        output = capsys.readouterr()
-        return caught.value.code, output.out, output.err
-
-    return call
+def run(run_script):
+    return partial(run_script, SCRIPT)
 
 
 def test_from_another_folder_in_its_own_process(tmp_path):
