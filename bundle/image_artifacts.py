@@ -56,10 +56,11 @@ def view_shifts(
     first_angle_deg: float = 0.0,
     angular_range_deg: float = 180.0,
 ) -> Tensor:
-    """Shift along the detector of an object that drifts, jumps and shakes about its mean pose.
+    """Shift along the detector of an object that drifts, jumps and shakes.
 
-    Path and shaking have zero mean over the views, so a label of the object at rest belongs to the mean pose. The image
-    need not show the object there: a drift d over 180° displaces it by d/2π, see ``data_gen.artifacts.move``.
+    The pose of the image and of its label is that of the object at rest which fits path and shaking best, by least
+    squares: the mean pose in which each view counts by the direction that it sees, where the reconstruction shows the
+    object, see ``data_gen.artifacts.move``. An error of the centre comes on top.
 
     Args:
         n_views: number of views.
@@ -79,9 +80,11 @@ def view_shifts(
     for when, length, direction in jumps:
         path = path + cmath.rect(length, math.radians(direction)) * (time + 0.5 >= when)
     angle = torch.deg2rad(first_angle_deg + angular_range_deg * torch.arange(n_views) / n_views)
-    along = ((path - path.mean()) * torch.polar(torch.ones(n_views), -angle)).real
+    directions = torch.stack([angle.cos(), angle.sin()], 1)
     shake = torch.randn(n_views, generator=torch.Generator().manual_seed(seed))
-    return along + jitter_px * (shake - shake.mean()) + offset_px
+    shift = (directions * torch.view_as_real(path)).sum(1) + jitter_px * (shake - shake.mean())
+    shown = torch.linalg.lstsq(directions, shift[:, None]).solution[:, 0]
+    return shift - directions @ shown + offset_px
 
 
 def shift_views(

@@ -33,7 +33,7 @@ _MOTIONS = ("drift_px", "jitter_px", "jump_px", "rotation_drift_deg", "rotation_
 
 @dataclass(frozen=True)
 class Motion:
-    """Motion of the object during the scan, about its mean pose.
+    """Motion of the object during the scan, about the pose that the scan shows (``move``).
 
     Args:
         drift_px: [detector pixels] length of a straight path at constant speed, fixed to the turning stage, from the
@@ -92,7 +92,7 @@ class Motion:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """The object's pose at each view relative to its mean pose: the mean of each row is 0.
+    """The object's pose at each view relative to its mean over time: the mean of each row is 0.
 
     Attributes:
         position_px: [detector pixels] position in the slice on the turning stage, float64, (2, n).
@@ -144,11 +144,12 @@ def trajectory(n_views: int, parameters: dict) -> Trajectory:
 def move(views: Views, parameters: dict) -> Views:
     """The views of an object that moves.
 
-    A position (x, y) on the stage shifts the projection at angle θ by x cos θ + y sin θ. Every trajectory has zero
-    mean over the views (the dilation a geometric mean of 1): the object's mean pose is that of ``views``, and a label
-    made for the object at rest belongs to it. A reconstruction need not show the object there: the resting object
-    that fits the shifts of a drift d best is displaced by d/2π after 180° and d/4π after 360°, since time weighs the
-    directions unequally.
+    A position (x, y) on the stage shifts the projection at angle θ by x cos θ + y sin θ. A scan that moves has no pose
+    of its own, so one is chosen: that of the object at rest which fits the shifts best, by least squares, is that of
+    ``views``, and a label made for the object at rest belongs to it. It is the mean pose in which each view counts by
+    the direction that it sees; the reconstruction shows the object there, and so does a label that is drawn on one.
+    The mean over time lies d/2π beside it after a drift d over 180°, d/4π after 360°. Rotation has zero mean, dilation
+    a geometric mean of 1.
 
     Args:
         views: of the object at rest on the stage.
@@ -164,8 +165,10 @@ def move(views: Views, parameters: dict) -> Views:
         return views
     moved = trajectory(len(views.angles_rad), parameters)
     angles = views.angles_rad + moved.rotation_rad
-    shift = (_direction(angles) * moved.position_px).sum(0) + moved.shift_px
-    return Views(angles, views.shift_px + shift, views.scale * np.exp(moved.log_scale))
+    directions = _direction(angles)
+    shift = (directions * moved.position_px).sum(0) + moved.shift_px
+    shown = np.linalg.lstsq(directions.T, shift, rcond=None)[0]
+    return Views(angles, views.shift_px + shift - shown @ directions, views.scale * np.exp(moved.log_scale))
 
 
 @dataclass(frozen=True)

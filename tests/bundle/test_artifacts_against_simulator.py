@@ -14,10 +14,10 @@ from monai.transforms import GaussianSmooth
 from scipy.ndimage import uniform_filter
 
 from bundle import image_artifacts as artifacts
-from data_gen.artifacts import Motion, Scatter, Stripes, Zernike, add_stripes, trajectory
+from data_gen.artifacts import Motion, Scatter, Stripes, Zernike, add_stripes, move, trajectory
 from data_gen.dataset import phase_fractions
 from data_gen.detector import Detector
-from data_gen.geometry import ParallelBeam
+from data_gen.geometry import ParallelBeam, Views
 from data_gen.materials import LIBRARY
 from data_gen.microstructure import Spheres
 from data_gen.reconstruction import FBP
@@ -53,6 +53,10 @@ def scan(sample, seed=3, shape=(N, N), voxel_um=VOXEL_UM, materials=MATERIALS, *
     rng = np.random.default_rng(seed)
     drawn = scanner.draw(rng)
     return scanner.scan(sample, materials, voxel_um, drawn, rng, shape)[0] / GREY_1, drawn
+
+
+def at_rest(angles_rad):
+    return Views(angles_rad, np.zeros_like(angles_rad), np.ones_like(angles_rad))
 
 
 def tensor(image):
@@ -101,9 +105,8 @@ def agree(clean, simulated, made, at_least, power_within=None):
 def test_motion(sample, geometry, motion, at_least, power_within):
     clean, _ = scan(sample, geometry=geometry)
     simulated, drawn = scan(sample, geometry=geometry, motion=motion)
-    n, range_deg = geometry.n_angles, geometry.angular_range_deg
-    moved, angle = trajectory(n, drawn["motion"]), geometry.angles_rad(drawn["geometry"])
-    shift = np.cos(angle) * moved.position_px[0] + np.sin(angle) * moved.position_px[1] + moved.shift_px
+    range_deg = geometry.angular_range_deg
+    shift = move(at_rest(geometry.angles_rad(drawn["geometry"])), drawn["motion"]).shift_px
     made = artifacts.shift_views(tensor(clean), torch.from_numpy(shift), 0.0, range_deg)[0].numpy()
     # of the images themselves; wedges blended in Fourier space reached 0.995
     assert correlation(simulated, made) > 0.995
@@ -128,8 +131,7 @@ def test_the_path_is_that_of_the_simulator(range_deg):
         angular_range_deg=range_deg,
         first_angle_deg=30.0,
     )
-    angle = np.deg2rad(30 + range_deg * np.arange(VIEWS) / VIEWS)
-    expected = np.cos(angle) * moved.position_px[0] + np.sin(angle) * moved.position_px[1]
+    expected = move(at_rest(np.deg2rad(30 + range_deg * np.arange(VIEWS) / VIEWS)), drawn).shift_px
     np.testing.assert_allclose(ours, expected, atol=1e-3)  # the median of the steps stands for the drift's
 
 

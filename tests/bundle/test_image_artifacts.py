@@ -71,7 +71,8 @@ def test_a_shift_that_is_the_same_in_space_moves_the_image():
 @pytest.mark.parametrize("first_deg", [0.0, 37.0, 250.0])
 def test_a_drift_over_the_views_is_that_of_the_scan(range_deg, first_deg):
     scan = {"first_angle_deg": first_deg, "angular_range_deg": range_deg}
-    shift = artifacts.view_shifts(360, drift_px=6.0, direction_deg=25.0, **scan)
+    along = np.cos(views(360, range_deg, first_deg) - math.radians(25))
+    shift = torch.from_numpy(6 * np.linspace(-0.5, 0.5, 360) * along)
     seen = artifacts.shift_views(blob(), shift, **scan)[0].numpy()
     expected = scanned_blob(views(360, range_deg, first_deg), math.pi / 360, shift.double().numpy())
     artefact = np.abs(expected - blob()[0].numpy()).max()
@@ -97,14 +98,23 @@ def test_white_shaking_loses_what_its_variance_says():
     np.testing.assert_allclose(seen, wide, atol=4 * 0.2 / math.sqrt(190))
 
 
-def test_views_shift_about_the_mean_pose():
+def test_views_shift_about_the_pose_that_they_show():
     jumps = [(0.3, 4.0, 10.0), (0.8, 2.0, 200.0)]
     n, drift = 720, 5.0
     angle = views(n)
     plain = artifacts.view_shifts(n, drift_px=drift, direction_deg=30.0)
     design = np.stack([np.cos(angle), np.sin(angle)], 1)
-    pose = np.linalg.lstsq(design, plain.double().numpy(), rcond=None)[0]
-    assert np.hypot(*pose) == pytest.approx(drift / (2 * math.pi), rel=0.01)  # of n, and the mean of time's square
+
+    def shown(shift):
+        return np.hypot(*np.linalg.lstsq(design, shift.double().numpy(), rcond=None)[0])
+
+    straight = torch.from_numpy(drift * np.linspace(-0.5, 0.5, n) * np.cos(angle - math.radians(30)))
+    assert shown(plain) == pytest.approx(0, abs=1e-5)
+    assert shown(straight) == pytest.approx(drift / (2 * math.pi), rel=0.01)  # of n, and the mean of time's square
+    assert shown(straight - plain) == pytest.approx(shown(straight), abs=1e-5)  # the same path, seen from elsewhere
+    np.testing.assert_allclose(
+        straight - plain, design @ np.linalg.lstsq(design, (straight - plain).numpy(), rcond=None)[0], atol=1e-5
+    )
     whole = artifacts.view_shifts(n, drift_px=drift, direction_deg=30.0, jumps=jumps, jitter_px=0.5, offset_px=1.5)
     parts = [
         plain,
@@ -113,7 +123,7 @@ def test_views_shift_about_the_mean_pose():
         artifacts.view_shifts(n, offset_px=1.5),
     ]
     np.testing.assert_allclose(whole, sum(parts), atol=1e-5)
-    assert float(parts[2].mean()) == pytest.approx(0, abs=1e-6)
+    assert all(shown(part) == pytest.approx(0, abs=1e-5) for part in parts[:3])
     assert float(parts[2].std()) == pytest.approx(0.5, rel=4 / math.sqrt(2 * n))
     assert (parts[3] == 1.5).all()
 
