@@ -22,7 +22,7 @@ from bundle.volume_io import write_json
 from studies.common import generate, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
-    "small": {"pairs": 290, "shares": (0.1, 0.3, 1.0), "seeds": 2, "steps": 500, "batch": 4, "discriminator": 32},
+    "small": {"pairs": 290, "shares": (0.1, 0.3, 1.0), "seeds": 3, "steps": 1000, "batch": 4, "discriminator": 32},
     "full": {
         "pairs": 1000,
         "shares": tuple(k / 10 for k in range(1, 11)),

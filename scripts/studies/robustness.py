@@ -5,10 +5,11 @@ with each family of it alone. Test sets of the same recipe, clean and corrupted 
 more network, the oracle, is trained without augmentation on scans that the simulator made with that very motion, the
 middle one: what motion leaves to be learnt by a network of this size in this time.
 
-A scan with motion has no single truth. The label here is the object at its mean pose over the views, since that is what
-is defined without looking at the reconstruction; the reconstruction appears displaced from it by d/2π for a drift of d
-pixels over 180° (``data_gen.artifacts.move``). So each motion figure has a second beside it, the Dice after the best
-shift of the prediction by whole pixels: what is lost by shape and not by position.
+A scan with motion has no single truth. The label here is the object at the mean pose that the scan shows: each view
+counts by the direction that it sees, so that it is where the resting object lies that fits the scan best, by least
+squares (``data_gen.artifacts.move``). The reconstruction shows it there, and a label that is drawn on one belongs to it
+too; the mean over time lies elsewhere, by d/2π for a drift of d pixels over 180°, which no image tells. Each motion
+figure has a second beside it, the Dice after the best shift of the prediction by whole pixels: what is lost by shape.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ STRENGTHS = ("weak", "middle", "strong")
 FAMILIES = ("noise", "ring", "motion", "blur", "sparse")  # the top-level keys *_prob of configs/augment.json
 ORACLE = "motion, simulated"
 NETWORKS = ("none", "all", ORACLE, *FAMILIES)
-OPTIONS = {"batch_size": 4, "patches_per_image": 2}  # augmentation takes longer than a step of the network
+OPTIONS = {"batch_size": 2, "patches_per_image": 4}  # an image is augmented whole, which takes long
 TRAIN_SEED, TEST_SEED = 0, 1000
 
 

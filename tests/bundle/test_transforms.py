@@ -8,7 +8,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, MetaTensor
-from monai.transforms import Compose, Identityd, OneOf
+from monai.transforms import Compose, Identityd, OneOf, ScaleIntensityRangePercentilesd
 
 from bundle import transforms
 from bundle.random_artifact import META_KEY, RandArtifactd
@@ -33,6 +33,26 @@ def pair_of(shape, seed=0):
 
 def test_all_artefacts_are_here():
     assert len(ARTIFACTS) == 14
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_percentiles_are_those_of_monai(shape):
+    pair = {"image": image_of(shape) * 7 - 3}
+    seen = transforms.ScalePercentilesd("image", 2.0, 97.0)(pair)["image"]
+    expected = ScaleIntensityRangePercentilesd("image", 2.0, 97.0, 0, 1)(pair)["image"]
+    # both interpolate between the same two values, in float64 and in float32
+    np.testing.assert_allclose(seen, expected, atol=10 * 7 * np.finfo(np.float32).eps)
+    assert seen.dtype == torch.float32 and seen.meta["filename_or_obj"] == "scan.nii"
+
+
+def test_percentiles_of_one_grey_value_are_zero():
+    assert (transforms.ScalePercentilesd("image")({"image": torch.full((1, 4, 4), 3.0)})["image"] == 0).all()
+
+
+@pytest.mark.parametrize("percentiles", [(-1, 99), (50, 50), (1, 101)])
+def test_percentiles_rise(percentiles):
+    with pytest.raises(ValueError, match="must rise"):
+        transforms.ScalePercentilesd("image", *percentiles)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
