@@ -197,6 +197,11 @@ def scores(
     return json.loads(file.read_text())
 
 
+def dice(found: np.ndarray, truth: np.ndarray) -> float:
+    """Dice of two bool images."""
+    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
+
+
 def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     """Mean and sample standard deviation; the latter is NaN of one value."""
     values = np.asarray([v for v in values if v is not None], float)

@@ -25,7 +25,18 @@ from tqdm import tqdm
 
 from bundle.pictures import error_map, show, to_grey
 from bundle.volume_io import read_labels, read_volume, write_json
-from studies.common import ROOT, Segmenter, check_names, generate, markdown, mean_sd, pairs_of, train, write_results
+from studies.common import (
+    ROOT,
+    Segmenter,
+    check_names,
+    dice,
+    generate,
+    markdown,
+    mean_sd,
+    pairs_of,
+    train,
+    write_results,
+)
 
 SIZES = {
     "small": {"pairs": 300, "test_images": 40, "epochs": 80},
@@ -122,7 +133,7 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
         table[network] = {}
         segmenter = Segmenter(trained)
         for (name, strength), dataset in tests.items():
-            values = dice(segmenter, dataset, trained / "scores" / f"{dataset.name}.json")
+            values = dice_of_each(segmenter, dataset, trained / "scores" / f"{dataset.name}.json")
             entry = dict(zip(("mean", "sd"), mean_sd([v["dice"] for v in values]), strict=True), n=len(values))
             entry["shifted"] = mean_sd([v["shifted"] for v in values])[0]
             table[network][f"{name}/{strength}"] = entry
@@ -137,7 +148,7 @@ def _only(network: str) -> dict[str, float]:
     return {k: 0 for k in keys if k.endswith("_prob") and k not in ("clean_prob", f"{network}_prob")}
 
 
-def dice(segmenter: Callable, dataset: Path, file: Path) -> list[dict[str, float]]:
+def dice_of_each(segmenter: Callable, dataset: Path, file: Path) -> list[dict[str, float]]:
     """Dice of each image, plain and after the best shift of the prediction by whole pixels; kept in ``file``."""
     if not file.exists():
         values = []
@@ -147,13 +158,9 @@ def dice(segmenter: Callable, dataset: Path, file: Path) -> list[dict[str, float
             shift = phase_cross_correlation(truth.astype(float), found.astype(float))[0].astype(int)
             inside = tuple(slice(max(0, s), n + min(0, s)) for s, n in zip(shift, truth.shape, strict=True))
             moved = np.roll(found, shift, (0, 1))[inside]
-            values.append({"dice": _dice(found, truth), "shifted": _dice(moved, truth[inside])})
+            values.append({"dice": dice(found, truth), "shifted": dice(moved, truth[inside])})
         write_json(file, values)
     return json.loads(file.read_text())
-
-
-def _dice(found: np.ndarray, truth: np.ndarray) -> float:
-    return float(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 
 def _table(table: dict) -> str:

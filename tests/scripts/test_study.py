@@ -15,6 +15,7 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
 
+from bundle.volume_io import write_nifti  # noqa: E402
 from studies import common, data_volume, networks, robustness, search, time_to_accuracy, transfer  # noqa: E402
 
 SMALL = {
@@ -102,9 +103,22 @@ def test_pruned_trial_stops_early(flat_dataset, tmp_path, monkeypatch):
 
 def test_shift_of_the_prediction_is_found(flat_dataset, tmp_path):
     truths = iter([common.read_labels(pair["label"])[0] for pair in common.pairs_of(flat_dataset)])
-    values = robustness.dice(lambda image: np.roll(next(truths), (3, -2), (0, 1)), flat_dataset, tmp_path / "x.json")
+    file = tmp_path / "x.json"
+    values = robustness.dice_of_each(lambda image: np.roll(next(truths), (3, -2), (0, 1)), flat_dataset, file)
     assert [v["shifted"] for v in values] == [1.0] * 8
     assert max(v["dice"] for v in values) < 0.95
+
+
+def test_threshold_half_way_is_that_of_the_medians(tmp_path):
+    truth = np.zeros((20, 20), np.uint8)
+    truth[:10] = 1
+    grey = np.where(truth, 3.0, 1.0).astype(np.float32)
+    grey[9], grey[10], grey[11] = 1.9, 2.1, 1.5  # the half is 2: a row of particle is missed, one of pore is taken
+    write_nifti(tmp_path / "image.nii.gz", grey, np.diag([0.5, 0.5, 1, 1]))
+    write_nifti(tmp_path / "label.nii.gz", truth, np.diag([0.5, 0.5, 1, 1]))
+    pair = {"image": "image.nii.gz", "label": "label.nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps({"training": [], "test": [pair]}))
+    assert time_to_accuracy.half_way_dice(tmp_path) == [pytest.approx(2 * 9 / (10 + 10))]
 
 
 @pytest.fixture(scope="module")
