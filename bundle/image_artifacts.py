@@ -60,7 +60,8 @@ def view_shifts(
 
     The pose of the image and of its label is that of the object at rest which fits path and shaking best, by least
     squares: the mean pose in which each view counts by the direction that it sees, where the reconstruction shows the
-    object, see ``data_gen.artifacts.move``. An error of the centre comes on top.
+    object, see ``data_gen.artifacts.move``. An error c of the centre comes on top, as in the simulator: the label stays
+    with the true axis, and a scan of 180° shows the object 4c/π beside it.
 
     Args:
         n_views: number of views.

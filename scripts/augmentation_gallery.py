@@ -31,10 +31,10 @@ sys.path.insert(0, str(ROOT))
 from bundle import image_artifacts as ia  # noqa: E402
 from bundle import transforms as bt  # noqa: E402
 from bundle.volume_io import atomic_path  # noqa: E402
-from data_gen.artifacts import Motion, Scatter, Stripes, Zernike, add_stripes, trajectory  # noqa: E402
+from data_gen.artifacts import Motion, Scatter, Stripes, Zernike, add_stripes, move  # noqa: E402
 from data_gen.dataset import phase_fractions  # noqa: E402
 from data_gen.detector import Detector  # noqa: E402
-from data_gen.geometry import ParallelBeam  # noqa: E402
+from data_gen.geometry import ParallelBeam, Views  # noqa: E402
 from data_gen.materials import LIBRARY, Material  # noqa: E402
 from data_gen.microstructure import Spheres  # noqa: E402
 from data_gen.scan import Scanner  # noqa: E402
@@ -269,9 +269,8 @@ def monai(name: str, values: tuple, make: Callable, timed: mt.MapTransform) -> R
 def _move(image: torch.Tensor, drawn: dict) -> torch.Tensor:
     range_deg = drawn["range_deg"]
     n = round(VIEWS * range_deg / 180)
-    moved = trajectory(n, drawn["motion"])
-    angle = np.deg2rad(range_deg * np.arange(n) / n)
-    shift = np.cos(angle) * moved.position_px[0] + np.sin(angle) * moved.position_px[1] + moved.shift_px
+    at_rest = Views(np.deg2rad(range_deg * np.arange(n) / n), np.zeros(n), np.ones(n))
+    shift = move(at_rest, drawn["motion"]).shift_px
     return ia.shift_views(image, torch.from_numpy(shift), 0.0, range_deg)
 
 

@@ -78,7 +78,7 @@ def generate(
     label: str = "",
     **options,
 ) -> Path:
-    """A data set of ``count`` pairs in ``out/data``; returns its folder.
+    """A data set of ``count`` pairs in ``out/data``; returns its folder. Raises ValueError if it holds another one.
 
     Args:
         out: folder of the study.
@@ -90,13 +90,11 @@ def generate(
     """
     name = Path(recipe).stem.removeprefix("generate_")
     folder = out / "data" / "_".join(p for p in (name, label, f"n{count}", f"s{seed}") if p)
-    if (folder / "manifest.json").exists():  # the last file to be written
-        return folder
     parser = ConfigParser(ConfigParser.load_config_file(str(ROOT / "configs" / recipe)))
     for key, value in {"bundle_root": str(ROOT), **(overlay or {}), **options}.items():
         parser[key] = value
     workers = parser.get_parsed_content("workers") if count >= 40 else 1  # a worker takes seconds to start
-    parser.get_parsed_content("dataset").generate(str(folder), count, seed, workers)
+    parser.get_parsed_content("dataset").generate(str(folder), count, seed, workers)  # only what is not there yet
     return folder
 
 
@@ -107,10 +105,10 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
     where the machine multiplies it faster.
 
     Raises:
-        ValueError: ``run`` was made with other options.
+        ValueError: ``run`` was made with other options, or with other values in the configs.
     """
     options = {"early_stop_patience": 0, **options}
-    asked = {"datalist": str(datalist), "overlays": [_name(o) for o in overlays], **options}
+    asked = {"datalist": str(datalist), "configs": [_content(o) for o in ("train.json", *overlays)], **options}
     record = run / "study_run.json"
     before = json.loads(record.read_text()) if record.exists() else None
     if before and before["asked"] != _plain(asked):
@@ -129,8 +127,12 @@ def history(run: Path) -> list[dict]:
 
 
 def training_seconds(run: Path) -> float:
-    """[s] time of all epochs, validation not counted."""
-    return sum(entry["seconds"] for entry in history(run))
+    """[s] time of all epochs at the pace of the fastest tenth of them, validation not counted.
+
+    Other work on the machine makes an epoch longer and never shorter, so this is the figure that two runs share.
+    """
+    seconds = [entry["seconds"] for entry in history(run)]
+    return len(seconds) * float(np.percentile(seconds, 10))
 
 
 def pairs_of(dataset: Path, splits: Sequence[str] = ("training", "validation", "test")) -> list[dict[str, Path]]:
@@ -239,8 +241,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     return "\n".join(lines)
 
 
-def _name(overlay: str | Path | Mapping) -> str | dict:
-    return dict(overlay) if isinstance(overlay, Mapping) else str(overlay)
+def _content(config: str | Path | Mapping) -> dict:
+    """What a config says, but for its description."""
+    if not isinstance(config, Mapping):
+        config = ConfigParser.load_config_file(str(ROOT / "configs" / config))
+    return {key: value for key, value in config.items() if key != "_desc_"}
 
 
 def _plain(value):

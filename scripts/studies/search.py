@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from bundle.volume_io import write_json
-from studies.common import ROOT, WORKERS, generate, history, markdown, mean_sd, scores, train, write_results
+from studies.common import AMP, ROOT, WORKERS, generate, history, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
     "small": {"pairs": 150, "epochs": 9, "trials": 10},
@@ -48,7 +48,9 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / "lock"):
         dataset = generate(out, p["pairs"], 0)
-    backing = storage if storage and "://" in storage else _journal(Path(storage) if storage else out / "journal.log")
+    journal = None if storage and "://" in storage else Path(storage) if storage else out / "journal.log"
+    backing = _journal(journal) if journal else storage
+    lock = FileLock(f"{journal}.ask" if journal else out / "ask")  # beside a journal, which several machines may share
     samplers = {
         "Hyperband": optuna.samplers.RandomSampler,
         "TPE": partial(optuna.samplers.TPESampler, n_startup_trials=0, multivariate=True),
@@ -63,7 +65,7 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
     for stage, (name, sampler) in enumerate(samplers.items(), start=1):
         while (done := len(study.get_trials(states=FINISHED))) < stage * count:
             print(f"{name}: trial {done + 1} of {stage * count}", flush=True)
-            with FileLock(out / "lock"):  # several workers: each has a number of its own
+            with lock:  # several workers: each has a number of its own
                 study.sampler = sampler(seed=SEED + len(study.get_trials()))
                 trial = study.ask()
             try:
@@ -96,6 +98,7 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
         resume=False,
         early_stop_patience=0,
         num_workers=WORKERS,
+        amp=AMP,
     )
     flow.initialize()
     logging.getLogger("ignite").setLevel(logging.WARNING)
@@ -174,6 +177,7 @@ def overlay(values: dict) -> dict:
             "power": values["decay_power"],
         },
         "network_def": networks[values["pooling"]],
+        **dict.fromkeys(("channels", "strides", "num_res_units")),  # of train.json's network; TensorBoard shows them
         **ConfigParser.load_config_file(str(ROOT / "configs" / f"loss_{values['loss']}.json")),
     }
 
@@ -191,9 +195,12 @@ def _finish(study: optuna.Study, out: Path, size: str, dataset: Path, epochs: in
     write_json(out / "best.json", overlay(best.params))
     interval = max(1, epochs // REPORTS)
     rows = []
-    for name, overlays in (("default", []), ("best found", [out / "best.json"])):
+    for name, run, overlays in (
+        ("default", "default", []),
+        ("best found", f"trial_{best.number:04d}", [out / "best.json"]),
+    ):
         trained = train(
-            out / "runs" / name.replace(" ", "_"),
+            out / "runs" / run,
             dataset / "dataset.json",
             overlays,
             max_epochs=epochs,

@@ -34,7 +34,7 @@ from studies.common import (
 TARGET = 0.9943
 SIZES = {
     "small": {"pairs": 200, "epochs": (5, 15, 45), "target": 0.985},
-    "full": {"pairs": 1000, "epochs": (5, 10, 20, 40, 80, 160), "target": TARGET},
+    "full": {"pairs": 1000, "epochs": (15, 30, 60, 120), "target": TARGET},
 }
 IDEAL = {
     "scanner::noise_sd": 0.0,

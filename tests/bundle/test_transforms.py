@@ -8,7 +8,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, MetaTensor
-from monai.transforms import Compose, Identityd, OneOf, ScaleIntensityRangePercentilesd
+from monai.transforms import (
+    Compose,
+    Identityd,
+    OneOf,
+    RandSimulateLowResolutiond,
+    ScaleIntensityRangePercentilesd,
+)
 
 from bundle import transforms
 from bundle.random_artifact import META_KEY, RandArtifactd
@@ -228,6 +234,23 @@ def test_the_share_of_images_left_alone(root):
     pair = pair_of((1, 8, 8))
     same = sum(bool(torch.equal(act(pair)["image"], pair["image"])) for _ in range(n))
     assert same / n == pytest.approx(clean, abs=4 * math.sqrt(clean * (1 - clean) / n))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_low_resolution_does_not_shift_the_image_off_its_label(root, dims):
+    shape = (64, 48, 32)[:dims]
+    at = torch.stack(torch.meshgrid(*(torch.arange(n) - (n - 1) / 2 for n in shape), indexing="ij"))
+    blob = torch.exp(-(at**2).sum(0) / (2 * 5**2))[None]
+    low = next(
+        t
+        for t in augmentation(root, spatial_dims=dims).transforms[1].transforms[0].transforms
+        if isinstance(t, RandSimulateLowResolutiond)
+    )
+    low.prob, low.sim_lowres_tfm.prob, low.sim_lowres_tfm.zoom_range = 1.0, 1.0, (0.5, 0.5)
+    seen = low({"image": blob})["image"]
+    assert not torch.allclose(seen, blob, atol=1e-4)
+    for axis in range(dims):  # half a pixel if each kept voxel were the first of its two
+        assert float((seen[0] * at[axis]).sum() / seen.sum()) == pytest.approx(0, abs=0.05)
 
 
 def test_pairs_that_do_not_fit_are_named():

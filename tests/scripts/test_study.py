@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
 
 from bundle.volume_io import write_nifti  # noqa: E402
+from data_gen.dataset import SyntheticDataset  # noqa: E402
 from studies import common, data_volume, networks, robustness, search, time_to_accuracy, transfer  # noqa: E402
 
 SMALL = {
@@ -133,7 +134,7 @@ def robust(tmp_path_factory):
         commands = len(list(out.rglob("log.txt")))
         started = []
         patch.setattr(common, "bundle_run", lambda *a, **k: started.append(a))
-        patch.setattr(ConfigParser, "load_config_file", lambda *a, **k: started.append(a))
+        patch.setattr(SyntheticDataset, "_write_pairs", lambda *a, **k: started.append(a))
         (out / "results.md").unlink()
         robustness.run(out, "small", networks=("none",))
     assert not started, "a finished study started something again"
@@ -155,6 +156,27 @@ def test_run_with_other_options_is_not_overwritten(robust):
     out, _ = robust
     with pytest.raises(ValueError, match="trained with other options"):
         common.train(out / "runs/none", out / "elsewhere.json", max_epochs=7)
+
+
+def test_run_with_another_config_of_the_same_name_is_not_taken_for_it(tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(common, "bundle_run", lambda *a, **k: runs.append(a) or 0.0)
+    overlay = tmp_path / "best.json"
+    for filters in (8, 8):
+        overlay.write_text(json.dumps({"_desc_": f"run {len(runs)}", "network_def::init_filters": filters}))
+        common.train(tmp_path / "run", tmp_path / "dataset.json", [overlay])
+    overlay.write_text(json.dumps({"network_def::init_filters": 16}))
+    with pytest.raises(ValueError, match="trained with other options"):
+        common.train(tmp_path / "run", tmp_path / "dataset.json", [overlay])
+    assert len(runs) == 1
+
+
+def test_data_of_another_recipe_is_not_taken_for_it(tmp_path):
+    small = {"shape": [96, 96], "source": {"_target_": "data_gen.spectrum.Monochromatic", "energy_kev": 40.0}}
+    folder = common.generate(tmp_path, 2, 0, overlay=small, label="x")
+    assert common.generate(tmp_path, 2, 0, overlay=small, label="x") == folder
+    with pytest.raises(ValueError, match="holds another data set"):
+        common.generate(tmp_path, 2, 0, overlay=small | {"scanner::noise_sd": 0.5}, label="x")
 
 
 def test_failed_step_says_why(tmp_path):
