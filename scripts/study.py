@@ -4,7 +4,8 @@
     python scripts/study.py search --size full --out results/search
 
 Studies: robustness, volume, search, networks, time, transfer; scripts/studies/ has one file for each. The same command
-does the small size on two cores, in half an hour to a few hours, and the full size on a GPU. Started again, it goes on where it was.
+does the small size on two cores, in half an hour to a few hours, and the full size on a GPU. Started again, it goes on
+where it was.
 """
 
 import argparse
