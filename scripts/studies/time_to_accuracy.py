@@ -34,7 +34,7 @@ from studies.common import (
 TARGET = 0.9943
 SIZES = {
     "small": {"pairs": 200, "epochs": (5, 15, 45), "target": 0.985},
-    "full": {"pairs": 1000, "epochs": (15, 30, 60, 120), "target": TARGET},
+    "full": {"pairs": 1000, "epochs": (30, 60, 120), "target": TARGET},
 }
 IDEAL = {
     "scanner::noise_sd": 0.0,
@@ -42,6 +42,7 @@ IDEAL = {
 }
 RECIPES: dict[str, tuple[list[str], dict]] = {
     "default": ([], {}),
+    "batches of 4": ([], {"batch_size": 4}),
     "channels-last": ([], {"channels_last": True}),
     "UNet of the paper": (["network_unet_paper.json"], {}),
     "SegResNet": (["network_segresnet.json"], {}),
