@@ -1,7 +1,8 @@
 """Networks side by side: at equal epochs, then at equal time, on spheres, a three-phase cathode and a fuel cell.
 
 Equal time: each network gets as many epochs as fit into the time that the default UNet took for its own, so that its
-learning-rate schedule ends with it. Both are trained on the same patches.
+learning-rate schedule ends with it. Times are those of the fastest epochs (``common.training_seconds``): on a shared
+machine they are within what the others leave, so give it an idle one for figures. All are trained on the same patches.
 """
 
 from __future__ import annotations
@@ -136,6 +137,7 @@ def _figure(rows: list[dict]) -> Figure:
                 marker, x = ("o", "full") if r["equal"] == "epochs" else ("s", "none"), r["training_seconds"] / 60
                 axes.plot(x, r["dice"][0], marker[0], fillstyle=marker[1], color="C0")
                 axes.annotate(r["network"], (x, r["dice"][0]), (4, 2), textcoords="offset points", fontsize=7)
+        axes.margins(0.3, 0.1)  # room for the names
         axes.set(title=f"{material}, {dims}D", xlabel="training [min]", ylabel="Dice")
     figure.suptitle("filled: equal epochs; open: equal time", fontsize=9)
     return figure
