@@ -243,8 +243,8 @@ def rows() -> list[Row]:
         monai(
             "low resolution",
             (0.7, 0.5, 0.3),
-            lambda v: mt.RandSimulateLowResolution(1.0, zoom_range=(v, v), upsample_mode="bilinear"),
-            mt.RandSimulateLowResolutiond(**always, upsample_mode="bilinear"),
+            lambda v: mt.RandSimulateLowResolution(1.0, (v, v), downsample_mode="area", upsample_mode="bilinear"),
+            mt.RandSimulateLowResolutiond(**always, downsample_mode="area", upsample_mode="bilinear"),
         ),
         monai(
             "shading",
