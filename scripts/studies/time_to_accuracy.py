@@ -34,7 +34,7 @@ from studies.common import (
 TARGET = 0.9943
 SIZES = {
     "small": {"pairs": 200, "epochs": (5, 15, 45), "target": 0.985},
-    "full": {"pairs": 1000, "epochs": (30, 60, 120), "target": TARGET},
+    "full": {"pairs": 1000, "epochs": (30, 40, 50, 60, 80, 120), "target": TARGET},
 }
 IDEAL = {
     "scanner::noise_sd": 0.0,
@@ -42,12 +42,11 @@ IDEAL = {
 }
 RECIPES: dict[str, tuple[list[str], dict]] = {
     "default": ([], {}),
-    "batches of 4": ([], {"batch_size": 4}),
+    "batches of 8": ([], {"batch_size": 8}),
     "channels-last": ([], {"channels_last": True}),
     "UNet of the paper": (["network_unet_paper.json"], {}),
     "SegResNet": (["network_segresnet.json"], {}),
-    "SegResNet, batches of 4": (["network_segresnet.json"], {"batch_size": 4}),
-    "SegResNet, patches of 160": (["network_segresnet.json"], {"patch_size": [160, 160], "batch_size": 4}),
+    "SegResNet, patches of 160": (["network_segresnet.json"], {"patch_size": [160, 160]}),
     "averaged weights": ([], {"ema_decay": 0.99}),
 }
 
