@@ -84,8 +84,10 @@ def view_shifts(
     directions = torch.stack([angle.cos(), angle.sin()], 1)
     shake = torch.randn(n_views, generator=torch.Generator().manual_seed(seed))
     shift = (directions * torch.view_as_real(path)).sum(1) + jitter_px * (shake - shake.mean())
-    shown = torch.linalg.lstsq(directions, shift[:, None]).solution[:, 0]
-    return shift - directions @ shown + offset_px
+    # least squares by its normal equations: what torch.linalg.lstsq returns hangs on where its input lies in memory
+    normal = (directions[:, :, None] * directions[:, None]).sum(0)
+    shown = torch.linalg.pinv(normal, hermitian=True) @ (directions * shift[:, None]).sum(0)
+    return shift - (directions * shown).sum(1) + offset_px
 
 
 def shift_views(

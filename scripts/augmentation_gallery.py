@@ -243,7 +243,7 @@ def rows() -> list[Row]:
         monai(
             "low resolution",
             (0.7, 0.5, 0.3),
-            lambda v: mt.RandSimulateLowResolution(1.0, (v, v), downsample_mode="area", upsample_mode="bilinear"),
+            lambda v: mt.RandSimulateLowResolution(1.0, "area", "bilinear", (v, v)),
             mt.RandSimulateLowResolutiond(**always, downsample_mode="area", upsample_mode="bilinear"),
         ),
         monai(

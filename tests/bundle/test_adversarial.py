@@ -244,7 +244,7 @@ def test_overfits_one_batch(criterion):
         "optimizer": torch.optim.Adam(generator.parameters(), 0.02, betas=(0.5, 0.999)),
         "discriminator_optimizer": torch.optim.Adam(discriminator.parameters(), 0.002, betas=(0.5, 0.999)),
     }
-    trainer = make_trainer(generator, discriminator, [batch] * 40, criterion, **options)
+    trainer = make_trainer(generator, discriminator, [batch] * 80, criterion, **options)
     trainer.run()
     with torch.no_grad():
         found = generator.eval()(batch["image"]).argmax(1, keepdim=True)
