@@ -4,8 +4,8 @@
     python scripts/study.py search --size full --out results/search
 
 Studies: robustness, volume, search, networks, time, transfer; scripts/studies/ has one file for each. The same command
-does the small size on two cores, in half an hour to a few hours, and the full size on a GPU. Started again, it goes on
-where it was.
+does the small size on two cores, in half an hour to a few hours, and the full size on a GPU; robustness has a medium
+size besides, for a night on two cores. Started again, it goes on where it was.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_arguments() -> argparse.Namespace:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", choices=STUDIES, help="which study")
-    parser.add_argument("--size", choices=("small", "full"), default="small", help="how much of it (default: small)")
+    parser.add_argument("--size", choices=("small", "medium", "full"), default="small", help="how much of it (default: small)")
     parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--networks", nargs="+", help="robustness, networks: only these")
     parser.add_argument("--recipes", nargs="+", help="time: only these")
@@ -52,7 +52,10 @@ def main() -> int:
     try:
         if unknown := sorted(set(options) - known):
             raise ValueError(f"--{unknown[0]} is no option of the study {args.study!r}")
-        importlib.import_module(f"studies.{module}").run(args.out.resolve(), args.size, **options)
+        study = importlib.import_module(f"studies.{module}")
+        if args.size not in study.SIZES:
+            raise ValueError(f"the study {args.study!r} has no size {args.size!r}, but {', '.join(study.SIZES)}")
+        study.run(args.out.resolve(), args.size, **options)
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
         return 130

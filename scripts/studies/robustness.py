@@ -39,8 +39,9 @@ from studies.common import (
 )
 
 SIZES = {
-    "small": {"pairs": 300, "test_images": 40, "epochs": 80},
-    "full": {"pairs": 1000, "test_images": 100, "epochs": 150},
+    "small": {"pairs": 300, "test_images": 40, "epochs": 80, "filters": 8},
+    "medium": {"pairs": 300, "test_images": 40, "epochs": 200, "filters": 16},
+    "full": {"pairs": 1000, "test_images": 100, "epochs": 150, "filters": 16},
 }
 STRENGTHS = ("weak", "middle", "strong")
 FAMILIES = ("noise", "ring", "motion", "blur", "sparse")  # the top-level keys *_prob of configs/augment.json
@@ -127,6 +128,7 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
             ["network_segresnet.json"] + augmented * ["augment.json"],
             max_epochs=p["epochs"],
             val_interval=10,
+            **{"network_def::init_filters": p["filters"]},
             **OPTIONS,
             **_only(network),
         )
