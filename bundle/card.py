@@ -255,9 +255,11 @@ def _input_output(record: Mapping) -> str:
         f"{step.get('_target_')} ({', '.join(f'{k} {v}' for k, v in step.items() if k not in ('_target_', 'keys'))})"
         for step in steps
     )
-    channels = "one channel"
-    if network["in_channels"] > 1:
+    images = channel_names(record)
+    channels = "one channel" if len(images) == 1 else f"{len(images)} channels, {_listed(images)},"
+    if network["in_channels"] > len(images):
         channels = f"{network['in_channels']} channels, a slice and its neighbours"
+        channels += f" of each of {_listed(images)}," if len(images) > 1 else ""
     return (
         f"Input: {channels} of grey values on any scale, (x, y) or (x, y, z), scaled by {scaling or 'nothing'}. A "
         f"window is {' × '.join(map(str, record['config']['roi_size']))} voxels; its sides must be multiples of "
@@ -330,6 +332,11 @@ def front_matter(record: Mapping) -> str:
     return "---\n" + "\n".join(lines) + "\n---\n"
 
 
+def channel_names(record: Mapping) -> list[str]:
+    """The names of the images that a sample consists of."""
+    return record["config"].get("channel_names", ["CT"])
+
+
 def metadata(record: Mapping, pins: Mapping[str, str]) -> dict:
     """MONAI's ``metadata.json`` of a packed bundle.
 
@@ -338,7 +345,11 @@ def metadata(record: Mapping, pins: Mapping[str, str]) -> dict:
     base = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     network, names, data = record["network"], record["classes"], record["data"]
     shape = [f"{network['size_multiple']}*n"] * network["spatial_dims"]
-    channels = {str(k): "image" if network["in_channels"] == 1 else f"slice {k}" for k in range(network["in_channels"])}
+    images, slices = channel_names(record), network["in_channels"] // len(channel_names(record))
+    described = images if len(images) > 1 else ["image"]
+    if slices > 1:
+        described = [f"{image} slice {k}".removeprefix("image ") for image in described for k in range(slices)]
+    channels = {str(k): text for k, text in enumerate(described)}
     numbered = ", ".join(f"{k} is {name}" for k, name in enumerate(names))
     recipe = f"recipe SHA-256 {data['recipe_sha256']}" if data["recipe"] else "labelled scans"
     common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "is_patch_data": True}
@@ -353,7 +364,7 @@ def metadata(record: Mapping, pins: Mapping[str, str]) -> dict:
         "task": f"Segmentation of X-ray CT of {data['name']} into {_listed(names)}",
         "description": re.sub(r"\*\*", "", _summary(record)),
         "data_source": f"data set {data['name']}, {recipe}",
-        "image_classes": "one-channel X-ray CT, any grey scale",
+        "image_classes": f"X-ray CT, {_listed(images) if len(images) > 1 else 'one channel'}, any grey scale",
         "label_classes": f"single channel, {numbered}",
         "pred_classes": f"{len(names)}-channel logits: channel {numbered.replace(', ', ', channel ')}",
         "eval_metrics": eval_metrics(record["evaluation"]),

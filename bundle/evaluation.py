@@ -71,7 +71,8 @@ class EvaluationReport:
     What it takes from `engine.state.output` after postprocessing: a list of dicts (decollated) or one dict
     of batches with, per image,
 
-    - `image`: (1, x, y) or (1, x, y, z), the grey values the network saw;
+    - `image`: (C, x, y) or (C, x, y, z), the grey values the network saw, of which baselines and pictures take the
+      first channel;
     - `label`, `pred`: (1, spatial) whole class numbers, or (classes, spatial) one-hot, logits or
       probabilities, of which the largest channel counts.
 
@@ -161,8 +162,6 @@ class EvaluationReport:
         for key in ("image", "label", "pred"):
             if not isinstance(item.get(key), torch.Tensor):
                 raise ValueError(f"the evaluator's output has no tensor '{key}'; it holds {sorted(item)}")
-        if item["image"].shape[0] != 1:
-            raise ValueError(f"image has shape {tuple(item['image'].shape)}; it must have one channel")
         image = item["image"].detach().cpu().float().numpy()[0]
         truth = _class_map(item["label"], len(self.class_names), "label")
         pred = _class_map(item["pred"], len(self.class_names), "pred")

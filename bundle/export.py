@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bundle.card import channel_names
 from bundle.model_config import ROOT
 from bundle.trust import Bundle
 from bundle.volume_io import one_line, sha256, staged_folder, write_json
@@ -90,8 +91,11 @@ def _model(bundle: Bundle) -> dict:
     """What the runner needs to know, and what a reader wants to."""
     parser, record = bundle.parser(), bundle.record
     inferer, steps = parser.get_parsed_content("inferer"), bundle.config["intensity"]
+    images = channel_names(record)
+    if len(images) > 1:
+        raise ValueError(f"the runner takes one image; this network takes {', '.join(images)}")
     for step in steps:
-        if step["_target_"] not in CAN_SCALE or step.get("relative") or step.get("channel_wise"):
+        if step["_target_"] not in CAN_SCALE or step.get("relative"):
             raise ValueError(f"the runner cannot scale grey values by {step['_target_']}; it can {sorted(CAN_SCALE)}")
     return {
         "name": record["name"],

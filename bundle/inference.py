@@ -86,8 +86,8 @@ class VolumeInferer(Inferer):
         self._flips = [flip for n in range(len(axes) + 1) for flip in itertools.combinations(axes, n)]
 
     def __call__(self, inputs: torch.Tensor, network: Callable, *args, **kwargs) -> torch.Tensor:
-        """inputs: (B, C, x, y[, z]) float; C is 1 where there are ``neighbours``. The network gets windows
-        (B, C, window), or (B, 2·neighbours + 1, window). Returns logits (B, classes, x, y[, z]) float32.
+        """inputs: (B, C, x, y[, z]) float. The network gets windows (B, C · (2·neighbours + 1), window), see
+        ``bundle.slices.stack_neighbours``. Returns logits (B, classes, x, y[, z]) float32.
 
         Raises ValueError if the input's spatial axes do not fit ``roi_size``.
         """
@@ -163,7 +163,7 @@ class Segmentation:
 
 
 def segment(
-    image: np.ndarray,
+    image: np.ndarray | Sequence[np.ndarray],
     *,
     network: torch.nn.Module,
     preprocessing: Callable | None,
@@ -175,10 +175,10 @@ def segment(
 ) -> Segmentation:
     """Segment one image or volume.
 
-    image: (x, y) or (x, y, z), any real dtype.
-    network: (B, 1, window), or (B, 2·neighbours + 1, window), → logits (B, classes, window); it is moved to ``device``
-    and left in evaluation mode.
-    preprocessing: MONAI transform of the whole image (1, x, y[, z]) float32, an array transform or a
+    image: (x, y) or (x, y, z), any real dtype; a sequence of them, of one shape, are its channels.
+    network: (B, C · (2·neighbours + 1), window) → logits (B, classes, window); it is moved to ``device`` and left in
+    evaluation mode.
+    preprocessing: MONAI transform of the whole image (C, x, y[, z]) float32, an array transform or a
         dictionary one with the key 'image'; it may change values, not the shape. None for none.
     inferer: a VolumeInferer.
     probabilities: also return the softmax.
@@ -191,6 +191,10 @@ def segment(
     or an unexpected number of classes, or a preprocessing that changes the shape.
     """
     device = torch.device(device)
+    channels = [image] if isinstance(image, np.ndarray) else list(image)
+    image = channels[0]
+    if any(channel.shape != image.shape for channel in channels):
+        raise ValueError(f"the channels of the image have the shapes {', '.join(str(c.shape) for c in channels)}")
     if not (image.ndim == len(inferer.roi_size) or (image.ndim == 3 and len(inferer.roi_size) == 2)):
         raise ValueError(
             f"the image is {image.ndim}D, shape {image.shape}; a network with roi_size {inferer.roi_size} "
@@ -199,7 +203,7 @@ def segment(
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     start = time.perf_counter()
-    normalised = _preprocess(image, preprocessing)
+    normalised = _preprocess(channels, preprocessing)
     network = network.to(device, memory_format=_memory_format(network, inferer)).eval()
     blocks = list(_blocks(image.shape, inferer.roi_size, BLOCK_VOXELS, inferer.neighbours))
     labels = np.empty(image.shape, dtype=np.uint8)
@@ -237,9 +241,9 @@ def _memory_format(network: torch.nn.Module, inferer: VolumeInferer) -> torch.me
     return torch.channels_last
 
 
-def _preprocess(image: np.ndarray, transform: Callable | None) -> torch.Tensor:
-    """The normalised image (1, x, y[, z]) float32."""
-    tensor = torch.from_numpy(np.array(image, dtype=np.float32, order="C"))[None]
+def _preprocess(channels: Sequence[np.ndarray], transform: Callable | None) -> torch.Tensor:
+    """The normalised image (C, x, y[, z]) float32."""
+    tensor = torch.from_numpy(np.stack([np.asarray(channel, dtype=np.float32) for channel in channels]))
     if transform is None:
         return tensor
     result = transform({"image": tensor})["image"] if _is_dictionary(transform) else transform(tensor)

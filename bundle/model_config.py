@@ -52,11 +52,14 @@ def closure(config: Mapping, keys: Sequence[str]) -> set[str]:
     return found
 
 
-def inference_config(run: Mapping, class_names: Sequence[str], template: Mapping | None = None) -> dict:
+def inference_config(
+    run: Mapping, class_names: Sequence[str], channel_names: Sequence[str] = ("CT",), template: Mapping | None = None
+) -> dict:
     """The inference config of the network that a training config describes.
 
     run: the resolved training config (``run.json``, key 'config').
     class_names: of the labels, 0 first; they become part of the config.
+    channel_names: of the images that a sample consists of, likewise.
     template: the inference config to fill, by default ``configs/inference.json``.
 
     Network, window, scaling of grey values and what they refer to come from the run; reading, blending and writing from
@@ -71,8 +74,10 @@ def inference_config(run: Mapping, class_names: Sequence[str], template: Mapping
     config |= {key: copy.deepcopy(run[key]) for key in OF_THE_RUN if key in run}
     config["class_names"] = [str(name) for name in class_names]
     config["num_classes"] = "$len(@class_names)"
-    without_classes = {key: value for key, value in run.items() if key not in ("class_names", "num_classes")}
-    config |= {key: copy.deepcopy(run[key]) for key in closure(without_classes, ["network_def"])}
+    config["channel_names"] = [str(name) for name in channel_names]
+    of_the_data = ("class_names", "num_classes", "channel_names")
+    without_data = {key: value for key, value in run.items() if key not in of_the_data}
+    config |= {key: copy.deepcopy(run[key]) for key in closure(without_data, ["network_def"])}
     needed = closure(config, ENTRY_POINTS)
     config = {key: value for key, value in config.items() if key in needed}
     missing = references(config) - config.keys()
@@ -81,13 +86,14 @@ def inference_config(run: Mapping, class_names: Sequence[str], template: Mapping
     return config
 
 
-def training_config(run: Mapping, class_names: Sequence[str], name: str) -> dict:
-    """The training config of a run made portable: class names written out, folders relative to the bundle."""
+def training_config(run: Mapping, class_names: Sequence[str], channel_names: Sequence[str], name: str) -> dict:
+    """The training config of a run made portable: names of the data written out, folders relative to the bundle."""
     config = copy.deepcopy(dict(run)) | {
         "bundle_root": ".",
         "dataset_dir": "$@bundle_root + '/data'",
         "output_dir": f"$@bundle_root + '/runs/{name}'",
         "class_names": [str(n) for n in class_names],
+        "channel_names": [str(n) for n in channel_names],
     }
     if "pretrained" in config:
         config["pretrained"] = None
@@ -119,6 +125,17 @@ def run_class_names(run_folder: Path, config: Mapping, hyper_parameters: Mapping
     )
 
 
+def run_channel_names(config: Mapping, hyper_parameters: Mapping | None = None) -> list[str]:
+    """The names of the images of a sample of a run: from its config, its data set or its hyper-parameters."""
+    if isinstance(config.get("channel_names"), list):
+        return list(config["channel_names"])
+    datalist = dataset_folder(config) / "dataset.json"
+    if "channel_names" in config and datalist.is_file():
+        names = json.loads(datalist.read_text(encoding="utf-8")).get("channel_names", {"0": "CT"})
+        return [names[str(k)] for k in range(len(names))]
+    return (hyper_parameters or {}).get("images", "CT").split(", ")
+
+
 def dataset_folder(config: Mapping) -> Path:
     """The folder of the data set that a run's config names; relative ones are taken from the repository."""
     text = str(config.get("dataset_dir", ""))
@@ -145,7 +162,8 @@ def checkpoint_config(checkpoint: Path) -> dict | None:
             return content["config"]
         if not content.get("config"):
             raise ValueError("holds no config, since the run was not started with python -m monai.bundle run")
-        config = content["config"]
-        return inference_config(config, run_class_names(checkpoint.parent, config, content.get("hyper_parameters")))
+        config, values = content["config"], content.get("hyper_parameters")
+        classes = run_class_names(checkpoint.parent, config, values)
+        return inference_config(config, classes, run_channel_names(config, values))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: {error}; name the network's config with --config") from error

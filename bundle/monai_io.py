@@ -58,12 +58,7 @@ class VolumeReader(ImageReader):
             if isinstance(volume, Exception):
                 raise volume
         first = img[0]
-        for volume in img[1:]:
-            same_affine = (volume.affine is None) == (first.affine is None) and (
-                first.affine is None or np.allclose(volume.affine, first.affine, rtol=1e-5, atol=0)
-            )
-            if volume.array.shape != first.array.shape or not same_affine:
-                raise ValueError(f"{volume.source}: shape or voxel size differs from {first.source}")
+        volume_io.check_same_geometry(img)
         affine = np.eye(4) if first.affine is None else first.affine
         metadata = {
             MetaKeys.AFFINE: affine.copy(),

@@ -10,7 +10,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,16 @@ from PIL import Image
 
 from bundle.card import model_card
 from bundle.inference import load_weights, segment
-from bundle.model_config import dataset_folder, inference_config, run_class_names, training_config
+from bundle.model_config import (
+    dataset_folder,
+    inference_config,
+    run_channel_names,
+    run_class_names,
+    training_config,
+)
 from bundle.safe_config import problems
-from bundle.training_range import as_network_sees, describe_dataset
+from bundle.slices import stack_neighbours
+from bundle.training_range import as_network_sees, describe_dataset, image_files
 from bundle.volume_io import read_volume, sha256, staged_folder, write_json
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
@@ -103,7 +110,8 @@ def _record(
     if not run.get("config"):
         raise ValueError(f"{checkpoint.parent}/run.json: holds no config; train with python -m monai.bundle run")
     names = run_class_names(checkpoint.parent, run["config"], run.get("hyper_parameters"))
-    config = inference_config(run["config"], names)
+    channels = run_channel_names(run["config"], run.get("hyper_parameters"))
+    config = inference_config(run["config"], names, channels)
     unsafe = problems(config, __package__, Path(__file__).parent)
     if unsafe:
         raise ValueError(f"{checkpoint.parent}/run.json: {unsafe[0]}; such a config would be refused elsewhere")
@@ -118,9 +126,9 @@ def _record(
         raise ValueError(f"{folder}: has other classes than the run, {names}; give the run's data set with --dataset")
     inferer = parser.get_parsed_content("inferer")
 
-    def predict(image: np.ndarray) -> np.ndarray:
+    def predict(images: Sequence[np.ndarray]) -> np.ndarray:
         options = {"preprocessing": intensity, "inferer": inferer, "device": "cpu", "progress": False}
-        return segment(image, network=network, **options).labels
+        return segment(images, network=network, **options).labels
 
     checked = _check_scores(checkpoint, metrics, folder, predict)
     network.to(memory_format=torch.contiguous_format)
@@ -141,7 +149,7 @@ def _record(
         "config": config,
         "data": data,
         "training": {
-            "config": training_config(run["config"], names, name),
+            "config": training_config(run["config"], names, channels, name),
             "hyper_parameters": run["hyper_parameters"],
             "epochs": len(history),
             "steps": history[-1]["iteration"],
@@ -168,7 +176,7 @@ def _read(path: Path):
         raise ValueError(f"{path}: is no JSON: {error}") from error
 
 
-def _check_scores(checkpoint: Path, metrics: Mapping, data: Path, predict: Callable[[np.ndarray], np.ndarray]) -> dict:
+def _check_scores(checkpoint: Path, metrics: Mapping, data: Path, predict: Callable) -> dict:
     """How it was made sure that the evaluation is of these weights. Raises ValueError if it is not."""
     digest = sha256(checkpoint)
     if "weights_sha256" in metrics:
@@ -177,7 +185,7 @@ def _check_scores(checkpoint: Path, metrics: Mapping, data: Path, predict: Calla
                 f"{checkpoint}: its evaluation is of other weights; evaluate again (configs/evaluate.json)"
             )
         return {"by": "hash", "sha256": digest}
-    pairs = {Path(pair["image"]).name: pair for pair in _read(data / "dataset.json").get("test") or []}
+    pairs = {image_files(pair, data)[0].name: pair for pair in _read(data / "dataset.json").get("test") or []}
     table = checkpoint.parent / "evaluation" / "metrics.csv"
     with open(table, newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["method"] == metrics["network"] and row["image"] in pairs]
@@ -188,7 +196,7 @@ def _check_scores(checkpoint: Path, metrics: Mapping, data: Path, predict: Calla
     images = []
     for row in [rows[k] for k in sorted({0, len(rows) // 2, len(rows) - 1})]:
         pair = pairs[row["image"]]
-        labels = predict(read_volume(data / pair["image"]).array)
+        labels = predict([read_volume(file).array for file in image_files(pair, data)])
         accuracy = float(np.mean(labels == read_volume(data / pair["label"]).array))
         if abs(accuracy - float(row["accuracy"])) > ACCURACY_TOLERANCE:
             raise ValueError(
@@ -200,23 +208,20 @@ def _check_scores(checkpoint: Path, metrics: Mapping, data: Path, predict: Calla
 
 
 def _example(folder: Path, intensity: Callable, config: Mapping, in_channels: int) -> np.ndarray:
-    """The middle of the first test image as the network sees it, float32 (1, channels, window)."""
+    """The middle of the first test sample as the network sees it, float32 (1, channels, window)."""
     content = _read(folder / "dataset.json")
-    pair = (content.get("test") or content["training"])[0]
-    image = as_network_sees(read_volume(folder / pair["image"]).array, intensity)
-    dims = config["spatial_dims"]
+    files = image_files((content.get("test") or content["training"])[0], folder)
+    image = np.stack([as_network_sees(read_volume(file).array, intensity) for file in files])
+    dims, shape = config["spatial_dims"], image.shape[1:]
     size = [min(WINDOW[dims], roi) for roi in config["roi_size"]]
-    missing = [(0, max(0, n - length)) for n, length in zip(size, image.shape, strict=False)]
-    image = np.pad(image, missing + [(0, 0)] * (image.ndim - dims), mode="edge")
-    starts = [(length - n) // 2 for n, length in zip(size, image.shape, strict=False)]
-    image = image[tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))]
-    if image.ndim > dims:  # slices of a volume, their neighbours as channels
-        middle = image.shape[-1] // 2
-        chosen = np.clip(np.arange(in_channels) - in_channels // 2 + middle, 0, image.shape[-1] - 1)
-        channels = np.moveaxis(image[..., chosen], -1, 0)
-    else:
-        channels = np.repeat(image[None], in_channels, axis=0)
-    return np.ascontiguousarray(channels[None], dtype=np.float32)
+    missing = [(0, max(0, n - length)) for n, length in zip(size, shape, strict=False)]
+    image = np.pad(image, [(0, 0), *missing, *[(0, 0)] * (len(shape) - dims)], mode="edge")
+    starts = [max(0, length - n) // 2 for n, length in zip(size, shape, strict=False)]
+    window = image[(slice(None), *(slice(start, start + n) for start, n in zip(starts, size, strict=True)))]
+    stacked = stack_neighbours(torch.from_numpy(window)[None], (in_channels // len(files) - 1) // 2)
+    if len(shape) > dims:
+        stacked = stacked[..., shape[-1] // 2]
+    return np.ascontiguousarray(stacked, dtype=np.float32)
 
 
 def size_multiple(network: torch.nn.Module, in_channels: int, spatial_dims: int) -> int:

@@ -13,32 +13,31 @@ from monai.utils import ensure_tuple
 def stack_neighbours(volume: torch.Tensor, neighbours: int) -> torch.Tensor:
     """Every slice with its neighbours as channels.
 
-    volume: (B, 1, x, y, z), or one slice (B, 1, x, y).
+    volume: (B, C, x, y, z), or one slice (B, C, x, y).
     neighbours: slices on each side, at least 0; beyond the ends the last slice is repeated.
 
-    Returns (B, 2·neighbours + 1, x, y[, z]), channels in the order of z. Raises ValueError for more than one channel.
+    Returns (B, C · (2·neighbours + 1), x, y[, z]): the slices of the first channel in the order of z, then those of the
+    next.
     """
-    if volume.shape[1] != 1:
-        raise ValueError(f"the input has {volume.shape[1]} channels; slices with neighbours are taken from one")
     if neighbours == 0:
         return volume
     if volume.ndim == 4:
-        return volume.expand(-1, 2 * neighbours + 1, -1, -1)
+        return volume.repeat_interleave(2 * neighbours + 1, 1)
     depth = volume.shape[-1]
     steps = torch.arange(-neighbours, neighbours + 1, device=volume.device)
     places = torch.arange(depth, device=volume.device)[None] + steps[:, None]
-    return volume[:, 0][..., places.clamp(0, depth - 1)].movedim(-2, 1)
+    return volume[..., places.clamp(0, depth - 1)].movedim(-2, 2).flatten(1, 2)
 
 
 class SlicesToChannelsd(MapTransform):
-    """Turns slabs (1, x, y, slices) into images (slices, x, y) of a 2D network, and keeps the label's middle slice.
+    """Turns slabs (C, x, y, slices) into images (C · slices, x, y) of a 2D network, and keeps the label's middle slice.
 
     Args:
-        image_keys: all slices become channels.
-        label_keys: only the middle one is kept, (1, x, y).
+        image_keys: all slices become channels, those of the first channel first.
+        label_keys: only the middle one is kept, (C, x, y).
 
     Raises:
-        ValueError: more than one channel, or an even number of slices, which has no middle.
+        ValueError: other axes, or an even number of slices, which has no middle.
     """
 
     def __init__(self, image_keys: KeysCollection = "image", label_keys: KeysCollection = "label"):
@@ -49,8 +48,8 @@ class SlicesToChannelsd(MapTransform):
         result = dict(data)
         for key in (*self.keys, *self.label_keys):
             slab = data[key]
-            if slab.ndim != 4 or slab.shape[0] != 1 or slab.shape[-1] % 2 == 0:
-                raise ValueError(f"{key} has shape {tuple(slab.shape)}; a slab is (1, x, y, slices), slices being odd")
+            if slab.ndim != 4 or slab.shape[-1] % 2 == 0:
+                raise ValueError(f"{key} has shape {tuple(slab.shape)}; a slab is (C, x, y, slices), slices being odd")
             middle = slab.shape[-1] // 2
-            result[key] = slab[0].movedim(-1, 0) if key in self.keys else slab[..., middle]
+            result[key] = slab.movedim(-1, 1).flatten(0, 1) if key in self.keys else slab[..., middle]
         return result

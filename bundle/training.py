@@ -59,9 +59,33 @@ def read_class_names(path: str) -> list[str]:
     return [labels[str(k)] for k in range(len(labels))]
 
 
+def read_channel_names(path: str) -> list[str]:
+    """The names of the images that each sample of a data set has, one channel each, in their order.
+
+    Args:
+        path: a decathlon-style ``dataset.json``; its ``channel_names`` are ``{"0": name, …}``, one image where it has
+            none.
+
+    Raises:
+        FileNotFoundError: no such data set.
+        ValueError: it is no JSON, or does not number its channels 0, 1, ….
+    """
+    names = _read_datalist(Path(path)).get("channel_names", {"0": "CT"})
+    if not (isinstance(names, dict) and names and set(names) == {str(k) for k in range(len(names))}):
+        raise ValueError(
+            f'{path}: channel_names is {names!r}; it must number the images of a sample, for example {{"0": "CT"}}'
+        )
+    return [str(names[str(k)]) for k in range(len(names))]
+
+
 def load_datalist(
-    path: str, split: str, class_names: Sequence[str], data_dims: int, limit: int | None = None
-) -> list[dict[str, str]]:
+    path: str,
+    split: str,
+    class_names: Sequence[str],
+    data_dims: int,
+    limit: int | None = None,
+    channel_names: Sequence[str] = ("CT",),
+) -> list[dict[str, str | list[str]]]:
     """Image and label paths of one split of a decathlon-style ``dataset.json``, checked before the work starts.
 
     Args:
@@ -70,13 +94,15 @@ def load_datalist(
         class_names: the classes that the network is built for, in the order of the labels.
         data_dims: 2 or 3, what the configs are for: images, or volumes (which a 2D network can take slice by slice).
         limit: use only the first so many pairs.
+        channel_names: the images of a sample that the network is built for; only their number is compared.
 
     Returns:
-        one ``{"image": path, "label": path}`` for each pair.
+        one ``{"image": path, "label": path}`` for each pair; where the data set has several channels, the image is a
+        list of paths, one for each.
 
     Raises:
         FileNotFoundError: no such data set, or a file that it lists is missing.
-        ValueError: other classes, other dimensions, an empty split.
+        ValueError: other classes, other dimensions, another number of channels, an empty split.
     """
     source = Path(path)
     content = _read_datalist(source)
@@ -92,8 +118,17 @@ def load_datalist(
     pairs = load_decathlon_datalist(source, is_segmentation=True, data_list_key=split)[:limit]
     if not pairs:
         raise ValueError(f"{source}: the split {split!r} is empty")
+    channels = read_channel_names(path)
+    if len(channels) != len(channel_names):
+        raise ValueError(f"{source} has the channels {channels}, the network is built for {list(channel_names)}")
     for pair in pairs:
-        for file in pair.values():
+        images = pair["image"] if isinstance(pair["image"], list) else [pair["image"]]
+        if len(images) != len(channels):
+            raise ValueError(
+                f"{source} has the channels {channels}, and {images[0]} stands in a sample of {len(images)} images; "
+                "each sample lists one for each channel"
+            )
+        for file in (*images, pair["label"]):
             if not Path(file).is_file():
                 raise FileNotFoundError(f"{source} lists {file}, which does not exist; generate the data set again")
     return pairs

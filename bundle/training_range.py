@@ -40,8 +40,14 @@ def grey_statistics(scaled: np.ndarray) -> dict[str, float]:
     return {"mean": float(scaled.mean()), "sd": float(scaled.std()), "noise": noise_sd(scaled)}
 
 
+def image_files(pair: Mapping, folder: Path) -> list[Path]:
+    """The files of the images of a sample in a ``dataset.json``, one for each channel."""
+    images = pair["image"] if isinstance(pair["image"], list) else [pair["image"]]
+    return [folder / image for image in images]
+
+
 def describe_dataset(folder: Path, preprocess: Callable[[np.ndarray], np.ndarray]) -> dict:
-    """The data set of a training run in numbers, measured on up to 40 of its training pairs.
+    """The data set of a training run in numbers, measured on up to 40 of its training pairs, of each the first image.
 
     folder: holds ``dataset.json`` and, if it was generated, ``recipe.json`` and ``manifest.json``.
     preprocess: image (x, y[, z]) → the same as the network sees it, float32.
@@ -61,7 +67,7 @@ def describe_dataset(folder: Path, preprocess: Callable[[np.ndarray], np.ndarray
     if not pairs:
         raise ValueError(f"{path}: has no training pairs")
     chosen = [pairs[k] for k in np.unique(np.linspace(0, len(pairs) - 1, min(MOST_IMAGES, len(pairs))).astype(int))]
-    images = [_measure(folder / pair["image"], folder / pair["label"], preprocess, len(names)) for pair in chosen]
+    images = [_measure(image_files(pair, folder)[0], folder / pair["label"], preprocess, len(names)) for pair in chosen]
     sizes = [size for image in images for size in image["voxel_size_um"]]
     recipe, manifest = folder / "recipe.json", folder / "manifest.json"
     return {

@@ -38,7 +38,7 @@ class CheckPaird(MapTransform):
 
     Args:
         num_classes: labels must be whole numbers from 0 to ``num_classes - 1``.
-        image_key, label_key: where the (1, ...) tensors are.
+        image_key, label_key: where the image (channels, ...) and the label (1, ...) are.
 
     Raises:
         ValueError: names the file, the value found and the rule: NaN or infinity in the image, shapes that differ,
@@ -52,7 +52,7 @@ class CheckPaird(MapTransform):
     def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
         image, label = data[self.image_key], data[self.label_key]
         name = _file_name(label)
-        if image.shape != label.shape:
+        if image.shape[1:] != label.shape[1:] or len(label) != 1:
             raise ValueError(f"{name}: the label has shape {tuple(label.shape)}, its image {tuple(image.shape)}")
         if not torch.isfinite(image).all():
             raise ValueError(f"{_file_name(image)}: {int((~torch.isfinite(image)).sum())} voxels are NaN or infinite")
@@ -87,23 +87,29 @@ class ScalePercentilesd(MapTransform):
     Args:
         keys, allow_missing_keys: as everywhere; images of any shape.
         lower, upper: [%] the percentiles that become 0 and 1.
+        images: how many images lie one after the other along the first axis, each scaled by itself.
 
     Raises:
         ValueError: percentiles that do not rise from 0 to 100.
     """
 
-    def __init__(self, keys, lower: float = 0.5, upper: float = 99.5, allow_missing_keys: bool = False):
+    def __init__(
+        self, keys, lower: float = 0.5, upper: float = 99.5, images: int = 1, allow_missing_keys: bool = False
+    ):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
             raise ValueError(f"lower={lower!r} and upper={upper!r} must rise, from 0 to 100")
-        self.percentiles = (lower, upper)
+        self.percentiles, self.images = (lower, upper), images
 
     def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
         d = dict(data)
         for key in self.key_iterator(d):
             values = plain_values(d[key])
-            low, high = np.percentile(values.cpu().numpy(), self.percentiles).tolist()
-            d[key] = with_values(d[key], (values - low) / ((high - low) or 1.0))  # of one grey value: zero, as MONAI's
+            scaled = []
+            for image in values.chunk(self.images):
+                low, high = np.percentile(image.cpu().numpy(), self.percentiles).tolist()
+                scaled.append((image - low) / ((high - low) or 1.0))  # of one grey value: zero, as MONAI's
+            d[key] = with_values(d[key], torch.cat(scaled) if self.images > 1 else scaled[0])
         return d
 
 

@@ -116,6 +116,17 @@ def read_volume(path: str | os.PathLike, voxel_size_um: float | Sequence[float] 
     return Volume(array, affine, path)
 
 
+def check_same_geometry(volumes: Sequence[Volume]) -> None:
+    """Raises ValueError, one line that begins with the path, where one differs from the first in shape or affine."""
+    first = volumes[0]
+    for volume in volumes[1:]:
+        same_affine = (volume.affine is None) == (first.affine is None) and (
+            first.affine is None or np.allclose(volume.affine, first.affine, rtol=1e-5, atol=0)
+        )
+        if volume.array.shape != first.array.shape or not same_affine:
+            raise ValueError(f"{volume.source}: shape or voxel size differs from {first.source}")
+
+
 def _read_pixels(path: Path, suffix: str) -> tuple[np.ndarray, tuple[float, ...] | None]:
     """The array (x, y[, z]) and its voxel sizes [µm], None if unknown, of everything but NIfTI."""
     if path.is_dir():

@@ -6,6 +6,8 @@
 Images and labels are TIFF, NIfTI, .npy or PNG files or folders of slices, given in the same order. ``--classes`` names
 the classes in the order of the labels, 0 (pore or background) first. Where the files count otherwise, ``--map``
 translates: here 0 in the files is class 1, active. To start from trained weights, keep the order of their classes.
+Where a sample has several images, such as two energies, ``--channels`` names them and ``--images`` lists those of the
+first sample, then those of the next.
 
 ``--split region`` cuts every image along its longest axis into a part to train, one to validate and one to test: so a
 single annotated image is enough. ``--split file`` gives whole files to the splits, in the order of the command.
@@ -35,6 +37,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="grey images or volumes")
     parser.add_argument("--labels", type=Path, nargs="+", required=True, help="their labels, in the same order")
+    parser.add_argument("--channels", nargs="+", default=["CT"], help="names of the images of a sample (default: one)")
     parser.add_argument("--classes", nargs="+", required=True, help="names of the classes 0, 1, …")
     parser.add_argument("--map", nargs="+", default=[], metavar="FROM:TO", help="value in the files to class number")
     parser.add_argument(
@@ -50,15 +53,18 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    if len(args.images) != len(args.labels):
-        raise ValueError(f"{len(args.images)} images and {len(args.labels)} labels; give one label file for each image")
+    if len(set(args.channels)) < len(args.channels):
+        raise ValueError(f"--channels {' '.join(args.channels)}: give different names")
+    if len(args.images) != len(args.labels) * len(args.channels):
+        wanted = "each image" if len(args.channels) == 1 else f"every {len(args.channels)} images"
+        raise ValueError(f"{len(args.images)} images and {len(args.labels)} labels; give one label file for {wanted}")
     if len(args.classes) < 2 or len(set(args.classes)) < len(args.classes):
         raise ValueError(f"--classes {' '.join(args.classes)}: give two or more different names")
     train, validate, test = args.shares
     if not (train > 0 and validate > 0 and test >= 0 and abs(sum(args.shares) - 1) < 1e-6):
         raise ValueError(f"--shares {train:g} {validate:g} {test:g}: the first two must be above 0, the sum 1")
-    if args.split == "file" and len(args.images) < sum(share > 0 for share in args.shares):
-        raise ValueError(f"{len(args.images)} pairs are too few to give each split a file; take --split region")
+    if args.split == "file" and len(args.labels) < sum(share > 0 for share in args.shares):
+        raise ValueError(f"{len(args.labels)} pairs are too few to give each split a file; take --split region")
     if (args.out / "dataset.json").exists():
         raise ValueError(f"{args.out} holds a data set; give a new folder with --out")
 
@@ -77,16 +83,18 @@ def parse_map(pairs: list[str], n_classes: int) -> dict[int, int]:
     return table or {k: k for k in range(n_classes)}
 
 
-def read_pair(
-    image_path: Path, label_path: Path, voxel_size_um: list[float] | None, table: dict[int, int]
-) -> tuple[volume_io.Volume, np.ndarray]:
-    """The image and its class numbers, uint8 of the same shape, checked."""
+def read_sample(
+    image_paths: list[Path], label_path: Path, voxel_size_um: list[float] | None, table: dict[int, int]
+) -> tuple[list[volume_io.Volume], np.ndarray]:
+    """The images of a sample and its class numbers, uint8 of the same shape, checked."""
     sizes = voxel_size_um[0] if voxel_size_um and len(voxel_size_um) == 1 else voxel_size_um
-    image = volume_io.read_volume(image_path, sizes)
-    volume_io.check_image(image.array, str(image_path))
-    values = volume_io.read_volume(label_path).array
-    if values.shape != image.array.shape:
-        raise ValueError(f"{label_path}: has shape {values.shape}, its image {image_path.name} {image.array.shape}")
+    images = [volume_io.read_volume(path, sizes) for path in image_paths]
+    for image in images:
+        volume_io.check_image(image.array, str(image.source))
+    volume_io.check_same_geometry(images)
+    values, shape = volume_io.read_volume(label_path).array, images[0].array.shape
+    if values.shape != shape:
+        raise ValueError(f"{label_path}: has shape {values.shape}, its image {image_paths[0].name} {shape}")
     present = np.unique(values)
     unknown = [v for v in present.tolist() if v not in table]
     if unknown:
@@ -98,7 +106,7 @@ def read_pair(
     labels = np.zeros(values.shape, np.uint8)
     for value, number in table.items():
         labels[values == value] = number
-    return image, labels
+    return images, labels
 
 
 def parts(shape: tuple[int, ...], split: str, shares: list[float], index: int, count: int) -> Iterator[tuple]:
@@ -119,17 +127,20 @@ def parts(shape: tuple[int, ...], split: str, shares: list[float], index: int, c
 
 
 def write_part(
-    out: Path, stem: str, image: volume_io.Volume, labels: np.ndarray, where, split: str
-) -> tuple[dict[str, str], np.ndarray]:
-    """Write one pair; returns its entry in the data list and how many voxels each class has."""
-    grey, classes = image.array[where], labels[where]
-    name = f"{stem}_{split}.nii.gz"
-    volume_io.check_image(grey, f"{image.source}, {split} part")
-    if grey.dtype.name not in volume_io.NIFTI_DTYPES:
-        grey = grey.astype(np.float32)
-    volume_io.write_nifti(out / "images" / name, grey, image.affine)
-    volume_io.write_nifti(out / "labels" / name, classes, image.affine)
-    return {"image": f"images/{name}", "label": f"labels/{name}"}, np.bincount(classes.ravel(), minlength=256)
+    out: Path, stem: str, images: list[volume_io.Volume], labels: np.ndarray, where, split: str
+) -> tuple[dict, np.ndarray]:
+    """Write one sample; returns its entry in the data list and how many voxels each class has."""
+    classes, name, names = labels[where], f"{stem}_{split}", []
+    for k, image in enumerate(images):
+        grey = image.array[where]
+        volume_io.check_image(grey, f"{image.source}, {split} part")
+        if grey.dtype.name not in volume_io.NIFTI_DTYPES:
+            grey = grey.astype(np.float32)
+        names.append(f"images/{name}{f'_{k:04d}' if len(images) > 1 else ''}.nii.gz")
+        volume_io.write_nifti(out / names[-1], grey, image.affine)
+    volume_io.write_nifti(out / f"labels/{name}.nii.gz", classes, images[0].affine)
+    entry = {"image": names[0] if len(names) == 1 else names, "label": f"labels/{name}.nii.gz"}
+    return entry, np.bincount(classes.ravel(), minlength=256)
 
 
 def make(args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -138,23 +149,24 @@ def make(args: argparse.Namespace) -> dict[str, np.ndarray]:
     lists: dict[str, list] = {split: [] for split in SPLITS}
     voxels = {split: np.zeros(256, np.int64) for split in SPLITS}
     sizes, dims = set(), set()
-    for k, (image_path, label_path) in enumerate(zip(args.images, args.labels, strict=True)):
-        image, labels = read_pair(image_path, label_path, args.voxel_size_um, table)
-        sizes.add(image.voxel_size_um)
+    n = len(args.channels)
+    for k, label_path in enumerate(args.labels):
+        paths = args.images[k * n : (k + 1) * n]
+        images, labels = read_sample(paths, label_path, args.voxel_size_um, table)
+        sizes.add(images[0].voxel_size_um)
         dims.add(labels.ndim)
         if len(dims) > 1:
-            raise ValueError(f"{image_path}: is {labels.ndim}D, the files before it are not; make a data set of each")
-        for split, where in parts(labels.shape, args.split, args.shares, k, len(args.images)):
-            entry, counts = write_part(
-                args.out, f"{k:03d}_{image_path.name.split('.')[0]}", image, labels, where, split
-            )
+            raise ValueError(f"{paths[0]}: is {labels.ndim}D, the files before it are not; make a data set of each")
+        for split, where in parts(labels.shape, args.split, args.shares, k, len(args.labels)):
+            stem = f"{k:03d}_{paths[0].name.split('.')[0]}"
+            entry, counts = write_part(args.out, stem, images, labels, where, split)
             lists[split].append(entry)
             voxels[split] += counts
     content = {
         "name": args.out.name,
-        "description": f"{len(args.images)} annotated images, split by {args.split}",
+        "description": f"{len(args.labels)} annotated images, split by {args.split}",
         "tensorImageSize": f"{dims.pop()}D",
-        "channel_names": {"0": "CT"},
+        "channel_names": {str(k): name for k, name in enumerate(args.channels)},
         "labels": {str(k): name for k, name in enumerate(args.classes)},
     }
     common = next(iter(sizes)) if len(sizes) == 1 else None

@@ -2,7 +2,8 @@
 
     python scripts/segment.py scan.tif --voxel-size-um 0.05 --bundle spheres_v0.1.0.zip --out results/scan
 
-The scan is a TIFF, NIfTI, .npy or PNG file, or a folder of TIFF or PNG slices. The network is a packed bundle or
+The scan is a TIFF, NIfTI, .npy or PNG file, or a folder of TIFF or PNG slices; for a network of several images, such
+as two energies, one of them for each, in the order of its training. The network is a packed bundle or
 promoted weights (--bundle), checked before use, or a checkpoint of your own, whose run folder says how it was trained.
 """
 
@@ -20,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from bundle import volume_io  # noqa: E402  (MONAI is imported later: it takes seconds, and --help needs none of it)
 
 CONFIG_KEYS = ("network_def", "intensity", "inferer", "class_names", "spatial_dims")
+DEFAULTS = {"channel_names": ["CT"]}  # of configs that do not say it
 MOST_MEASURED = 2**26  # voxels of which noise and mean are measured; of a larger scan the middle slices
 
 
@@ -28,7 +30,9 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("scan", type=Path, help="the scan: a TIFF, NIfTI, .npy or PNG file, or a folder of slices")
+    parser.add_argument(
+        "scan", type=Path, nargs="+", help="the scan: a TIFF, NIfTI, .npy or PNG file, or a folder of slices"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument(
         "--voxel-size-um",
@@ -52,19 +56,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def check_arguments(args: argparse.Namespace) -> volume_io.Volume:
-    """Read the scan and check everything that can be checked before MONAI is imported."""
+def check_arguments(args: argparse.Namespace) -> list[volume_io.Volume]:
+    """Read the images of the scan and check everything that can be checked before MONAI is imported."""
     choose_network(args)
     if args.out.exists() and not args.out.is_dir():
         raise ValueError(f"{args.out}: is a file; give a folder with --out")
     if args.overlap is not None and not 0 <= args.overlap < 1:
         raise ValueError(f"--overlap {args.overlap} must be at least 0 and below 1, for example 0.25")
     sizes = args.voxel_size_um
-    volume = volume_io.read_volume(args.scan, sizes[0] if sizes and len(sizes) == 1 else sizes)
-    if volume.affine is None:
-        raise ValueError(f"{args.scan}: the file does not say its voxel size; give it with --voxel-size-um, in µm")
-    volume_io.check_image(volume.array, str(args.scan))
-    return volume
+    volumes = [volume_io.read_volume(scan, sizes[0] if sizes and len(sizes) == 1 else sizes) for scan in args.scan]
+    for volume in volumes:
+        if volume.affine is None:
+            raise ValueError(
+                f"{volume.source}: the file does not say its voxel size; give it with --voxel-size-um, in µm"
+            )
+        volume_io.check_image(volume.array, str(volume.source))
+    volume_io.check_same_geometry(volumes)
+    return volumes
 
 
 def default_bundle() -> Path | None:
@@ -156,8 +164,8 @@ def read_config(args: argparse.Namespace, parser, source: str) -> dict:
         parser["inferer::overlap"] = args.overlap
     if args.no_mirror:
         parser["inferer::mirror"] = False
-    config = {}
-    for key in CONFIG_KEYS:
+    config = dict(DEFAULTS)
+    for key in (*CONFIG_KEYS, *(key for key in DEFAULTS if key in parser)):
         try:
             config[key] = parser.get_parsed_content(key)
         except Exception as error:  # a config may call anything
@@ -197,7 +205,7 @@ def choose_device(name: str):
     return device
 
 
-def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Path) -> dict:
+def segment_scan(args: argparse.Namespace, volumes: list[volume_io.Volume], staging: Path) -> dict:
     """Segment and write every result into ``staging``; returns the report."""
     import monai
     import numpy as np
@@ -208,14 +216,19 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
     from bundle.pictures import segmentation_figure
     from bundle.training_range import fraction_mismatches
 
-    device = choose_device(args.device)
+    device, volume = choose_device(args.device), volumes[0]
     with open_network(args) as (parser, source, weights, record, bundle_name):
         config = read_config(args, parser, source)
         inferer, names, network = config["inferer"], config["class_names"], config["network_def"]
         if volume.array.ndim < config["spatial_dims"]:
             raise ValueError(
-                f"{args.scan}: is a 2D image of shape {volume.array.shape}, and {source} has a 3D network; "
+                f"{volume.source}: is a 2D image of shape {volume.array.shape}, and {source} has a 3D network; "
                 "give a volume, or a config and checkpoint of a 2D network"
+            )
+        if len(volumes) != len(config["channel_names"]):
+            raise ValueError(
+                f"{len(volumes)} images given; the network of {source} takes {len(config['channel_names'])} of each "
+                f"sample: {', '.join(config['channel_names'])}"
             )
         load_weights(network, weights)
         model = {"file": weights.name, "sha256": volume_io.sha256(weights)}
@@ -228,7 +241,7 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
     for warning in found:
         print(f"warning: {warning}", file=sys.stderr)
     result = segment(
-        volume.array,
+        [each.array for each in volumes],
         network=network,
         preprocessing=intensity,
         inferer=inferer,
@@ -243,7 +256,7 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
         for name, probability in zip(names, result.probabilities, strict=True):
             file_name = f"probability_{re.sub(r'[^A-Za-z0-9_-]+', '_', name)}.nii.gz"
             volume_io.write_nifti(staging / file_name, probability.astype(np.float32), volume.affine)
-    figure = segmentation_figure(volume.array, labels, names, sizes, title=f"{args.scan.name}")
+    figure = segmentation_figure(volume.array, labels, names, sizes, title=volume.source.name)
     figure.savefig(staging / "overlay.png", dpi=150)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     if record:
@@ -252,7 +265,7 @@ def segment_scan(args: argparse.Namespace, volume: volume_io.Volume, staging: Pa
             print(f"warning: {warning}", file=sys.stderr)
         found += after
     report = {
-        "input": args.scan.name,
+        "input": ", ".join(each.source.name for each in volumes),
         "shape": labels.shape,
         "voxel_size_um": sizes,
         "classes": [
@@ -311,9 +324,9 @@ def print_report(report: dict, out: Path) -> None:
 def main() -> int:
     args = parse_arguments()
     try:
-        volume = check_arguments(args)
+        volumes = check_arguments(args)
         with volume_io.staged_folder(args.out, last="report.json") as staging:
-            report = segment_scan(args, volume, staging)
+            report = segment_scan(args, volumes, staging)
             remove_stale(staging, args.out)
     except KeyboardInterrupt:
         print("interrupted: nothing was written", file=sys.stderr)

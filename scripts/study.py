@@ -32,7 +32,8 @@ def parse_arguments() -> argparse.Namespace:
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", choices=STUDIES, help="which study")
-    parser.add_argument("--size", choices=("small", "medium", "full"), default="small", help="how much of it (default: small)")
+    sizes = ("small", "medium", "full")
+    parser.add_argument("--size", choices=sizes, default="small", help="how much of it (default: small)")
     parser.add_argument("--out", type=Path, required=True, help="folder for data, runs and results")
     parser.add_argument("--networks", nargs="+", help="robustness, networks: only these")
     parser.add_argument("--recipes", nargs="+", help="time: only these")

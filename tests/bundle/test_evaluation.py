@@ -277,10 +277,6 @@ def _break_label_shape(pair: dict) -> None:
     pair["label"] = pair["label"][:, :30]
 
 
-def _break_channels(pair: dict) -> None:
-    pair["image"] = torch.cat([pair["image"], pair["image"]])
-
-
 def _drop_affine(pair: dict) -> None:
     pair["image"] = pair["image"].as_tensor()
 
@@ -311,11 +307,6 @@ def test_wrong_channels_are_named(tmp_path):
     with pytest.raises(ValueError, match="its first axis must be 1 or 3 classes"):
         handler = EvaluationReport(tmp_path, ["pore", "solid", "binder"])
         _run(_data((40, 36), 2, count=1), 2, handler, postprocessing=None)
-    data = _data((40, 36), 2, count=1)
-    _break_channels(data[0])
-    network = torch.nn.Conv2d(2, 2, 1)
-    with pytest.raises(ValueError, match="it must have one channel"):
-        _run(data, 2, EvaluationReport(tmp_path, ["pore", "solid"]), postprocessing=None, network=network)
 
 
 def test_no_images(tmp_path):

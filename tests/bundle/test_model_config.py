@@ -53,12 +53,12 @@ def test_neighbours_reach_network_and_inferer(tmp_path):
 
 def test_training_config_is_portable(tmp_path):
     run = training_config(tmp_path, pretrained=str(tmp_path / "model.pt"))
-    config = portable(run, NAMES, "spheres")
+    config = portable(run, NAMES, ["CT"], "spheres")
     assert str(tmp_path) not in json.dumps(config)
     assert config["class_names"] == NAMES and config["pretrained"] is None
     run["train"]["folder"] = "/home/someone"
     with pytest.raises(ValueError, match="train#folder = '/home/someone'"):
-        portable(run, NAMES, "spheres")
+        portable(run, NAMES, ["CT"], "spheres")
 
 
 def test_class_names_of_a_run(tmp_path):

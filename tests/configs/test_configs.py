@@ -267,6 +267,7 @@ def test_verify_net_in_out(root, name, monkeypatch, tmp_path):
         meta_file=str(root / "configs/metadata.json"),
         n=8,
         class_names=["pore", "particle"],  # there is no data set to ask
+        channel_names=["CT"],
     )
 
 

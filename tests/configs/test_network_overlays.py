@@ -31,7 +31,8 @@ def files(root: Path, *names: str) -> list[str]:
 def network(root: Path, base: str, name: str, spatial_dims: int, small: bool = True, **overrides) -> torch.nn.Module:
     names = [base, "volume_3d", f"network_{name}"] if spatial_dims == 3 else [base, f"network_{name}"]
     parser = ConfigParser(ConfigParser.load_config_files(files(root, *names)))
-    options = {"class_names": ["pore", "binder", "active"], **(NETWORKS[name][0] if small else {}), **overrides}
+    options = {"class_names": ["pore", "binder", "active"], "channel_names": ["CT"]}
+    options |= (NETWORKS[name][0] if small else {}) | overrides
     for key, value in options.items():
         parser[key] = value
     return parser.get_parsed_content("network_def")
@@ -105,6 +106,7 @@ def test_verify_net_in_out(root, name, monkeypatch, tmp_path):
         meta_file=str(root / "configs/metadata.json"),
         n=8,
         class_names=["pore", "particle"],
+        channel_names=["CT"],
         **NETWORKS[name][0],
     )
 

@@ -187,7 +187,7 @@ def test_three_classes_with_a_pix2pix_generator_and_cross_entropy(bundle_run, th
 
 def test_default_discriminator_sees_patches_of_70_pixels(root):
     parser = ConfigParser(ConfigParser.load_config_files([str(root / "configs" / name) for name in FILES]))
-    parser["class_names"] = ["pore", "particle"]
+    parser["class_names"], parser["channel_names"] = ["pore", "particle"], ["CT"]
     discriminator = parser.get_parsed_content("discriminator_def")
     assert sum(p.numel() for p in discriminator.parameters()) > 2.7e6
     image = torch.zeros(1, 3, 128, 128, requires_grad=True)

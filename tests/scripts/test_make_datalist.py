@@ -50,6 +50,21 @@ def arrays(folder, split) -> list[tuple[np.ndarray, np.ndarray]]:
     return [tuple(read_volume(folder / "mine" / pair[k]).array for k in ("image", "label")) for pair in content[split]]
 
 
+def test_sample_of_two_images(make, files):
+    (files / "1_label.tif").rename(files / "other.tif")  # images 0 and 1 belong to the label of 0
+    words = [*CLASSES, "--labels", "0_label.tif", "--channels", "30 keV", "60 keV"]
+    done = make(2, *words)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((files / "mine/dataset.json").read_text())
+    assert content["channel_names"] == {"0": "30 keV", "1": "60 keV"}
+    ((first, second),) = [pair["image"] for pair in content["validation"]]
+    assert (first, second) == ("images/000_0_validation_0000.nii.gz", "images/000_0_validation_0001.nii.gz")
+    for k, name in enumerate((first, second)):
+        np.testing.assert_array_equal(read_volume(files / "mine" / name).array, IMAGE[30:] + k)
+    done = make(3, *words, "--out", "again")
+    assert done.returncode == 2 and "3 images and 1 labels; give one label file for every 2 images" in done.stderr
+
+
 def test_one_image_is_cut_along_its_longest_axis(make, files):
     done = make(1, *CLASSES, "--shares", "0.5", "0.3", "0.2", "--voxel-size-um", "0.05")
     assert done.returncode == 0, done.stderr

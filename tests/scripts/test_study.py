@@ -74,7 +74,7 @@ def test_every_overlay_of_the_search_builds(pooling, loss):
     values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 4, "kernel_size": 5, "depth": 2}
     config = ConfigParser.load_config_file(str(ROOT / "configs/train.json"))
     config |= search.overlay(values | {"pooling": pooling, "loss": loss})
-    parser = ConfigParser(config | {"class_names": ["a", "b", "c"], "neighbours": 0})
+    parser = ConfigParser(config | {"class_names": ["a", "b", "c"], "channel_names": ["CT"]})
     network, function = parser.get_parsed_content("network_def"), parser.get_parsed_content("loss")
     logits = network(torch.zeros(2, 1, 32, 32))
     assert logits.shape == (2, 3, 32, 32)
@@ -127,7 +127,7 @@ def robust(tmp_path_factory):
     """The study of robustness, whole, with one corruption and one network; the second run finds all of it done."""
     out = tmp_path_factory.mktemp("robustness")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(robustness.SIZES, "small", {"pairs": 10, "test_images": 2, "epochs": 1})
+        patch.setitem(robustness.SIZES, "small", {"pairs": 10, "test_images": 2, "epochs": 1, "filters": 8})
         patch.setattr(robustness, "STRENGTHS", ("middle",))
         patch.setattr(robustness, "CORRUPTIONS", {"rings": [robustness._stripes(0.02)]})
         robustness.run(out, "small", networks=("none",))
