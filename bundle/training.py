@@ -102,7 +102,8 @@ def load_datalist(
 
     Raises:
         FileNotFoundError: no such data set, or a file that it lists is missing.
-        ValueError: other classes, other dimensions, another number of channels, an empty split.
+        ValueError: other classes, other dimensions, another number of channels, an empty split, or one that does not
+            give every process a pair.
     """
     source = Path(path)
     content = _read_datalist(source)
@@ -118,6 +119,9 @@ def load_datalist(
     pairs = load_decathlon_datalist(source, is_segmentation=True, data_list_key=split)[:limit]
     if not pairs:
         raise ValueError(f"{source}: the split {split!r} is empty")
+    processes = idist.get_world_size()
+    if len(pairs) < processes:
+        raise ValueError(f"{source}: the split {split!r} has {len(pairs)} pairs; {processes} processes need one each")
     channels = read_channel_names(path)
     if len(channels) != len(channel_names):
         raise ValueError(f"{source} has the channels {channels}, the network is built for {list(channel_names)}")

@@ -88,6 +88,14 @@ def test_split_and_limit(flat_dataset):
     assert len(load_datalist(path, "training", names, 2, limit=3)) == 3
 
 
+def test_every_process_needs_a_pair(flat_dataset, monkeypatch):
+    path, names = str(flat_dataset / "dataset.json"), ["pore", "particle"]
+    monkeypatch.setattr(training.idist, "get_world_size", lambda: 3)
+    assert len(load_datalist(path, "training", names, 2)) == 4
+    with pytest.raises(ValueError, match="'validation' has 2 pairs; 3 processes need one each"):
+        load_datalist(path, "validation", names, 2)
+
+
 def test_file_that_is_gone_is_named(flat_dataset, tmp_path):
     datalist = json.loads((flat_dataset / "dataset.json").read_text())
     (tmp_path / "dataset.json").write_text(json.dumps(datalist))
