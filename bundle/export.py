@@ -31,8 +31,8 @@ def export(bundle: Bundle, out: Path, torchscript: bool = False) -> list[str]:
     All take any batch, and windows whose sides are multiples of the bundle's size_multiple (torch.export may need
     multiples of 8). A format that the network cannot take is left out, and its line says why. Returns a line for each
     file with the largest difference, on random and on real input, between its logits and the network's. Raises
-    ValueError without onnx, onnxscript or onnxruntime, for grey scaling that the runner lacks, or if a file gives other
-    logits.
+    ValueError without onnx, onnxscript or onnxruntime, for grey scaling that the runner lacks, for samples of several
+    images, which it does not read, or if a file gives other logits.
     """
     try:
         import onnxruntime

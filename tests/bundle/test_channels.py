@@ -12,6 +12,7 @@ import torch
 from finished_run import SMALL
 from monai.bundle import ConfigParser
 
+from bundle.export import export
 from bundle.inference import VolumeInferer, segment
 from bundle.model_config import checkpoint_config
 from bundle.package import pack
@@ -99,13 +100,15 @@ def test_images_of_a_scan_must_match(trained, tmp_path, run_script):
     assert code == 2 and "cut.nii.gz: shape or voxel size differs from" in error
 
 
-def test_a_bundle_of_it_is_packed_and_used(trained, tmp_path, bundle_run):
+def test_a_bundle_of_it_is_packed_and_used(trained, tmp_path):
     promoted = promote(trained / "model.pt", "energies", "0.1.0", tmp_path / "models", changes="First", notes="None.")
     folder, archive, _ = pack(promoted, tmp_path / "dist")
     metadata = json.loads((folder / "configs/metadata.json").read_text())["network_data_format"]["inputs"]["image"]
     assert metadata["num_channels"] == 2 and metadata["channel_def"] == CHANNELS
     assert "2 channels, 30 keV and 60 keV," in (folder / "docs/README.md").read_text()
     with opened(archive) as shared:
+        with pytest.raises(ValueError, match="the runner takes one image; this network takes 30 keV, 60 keV"):
+            export(shared, tmp_path / "exported")
         config = shared.parser()
         config["dataset_dir"], config["file_pattern"] = str(tmp_path / "scans"), "*.nii.gz"
         (tmp_path / "scans").mkdir()
