@@ -183,7 +183,7 @@ def test_a_cached_image_keeps_no_notes():
 def augmentation(root, **overrides) -> Compose:
     parser = ConfigParser()
     parser.read_config([str(root / "configs" / name) for name in ("train.json", "augment.json")])
-    for key, value in overrides.items():
+    for key, value in {"channel_names": ["CT"], **overrides}.items():
         parser[key] = value
     return Compose(parser.get_parsed_content("augmentation"))
 
