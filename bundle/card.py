@@ -345,7 +345,8 @@ def metadata(record: Mapping, pins: Mapping[str, str]) -> dict:
     base = json.loads((ROOT / "configs" / "metadata.json").read_text(encoding="utf-8"))
     network, names, data = record["network"], record["classes"], record["data"]
     shape = [f"{network['size_multiple']}*n"] * network["spatial_dims"]
-    images, slices = channel_names(record), network["in_channels"] // len(channel_names(record))
+    images = channel_names(record)
+    slices = network["in_channels"] // len(images)
     described = images if len(images) > 1 else ["image"]
     if slices > 1:
         described = [f"{image} slice {k}".removeprefix("image ") for image in described for k in range(slices)]

@@ -243,7 +243,7 @@ def _memory_format(network: torch.nn.Module, inferer: VolumeInferer) -> torch.me
 
 def _preprocess(channels: Sequence[np.ndarray], transform: Callable | None) -> torch.Tensor:
     """The normalised image (C, x, y[, z]) float32."""
-    tensor = torch.from_numpy(np.stack([np.asarray(channel, dtype=np.float32) for channel in channels]))
+    tensor = torch.from_numpy(np.stack(channels, dtype=np.float32))
     if transform is None:
         return tensor
     result = transform({"image": tensor})["image"] if _is_dictionary(transform) else transform(tensor)

@@ -31,6 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from bundle.training_range import image_files
 from bundle.volume_io import atomic_path, one_line, write_json
 
 _PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel", "tensorboard")
@@ -126,14 +127,14 @@ def load_datalist(
     if len(channels) != len(channel_names):
         raise ValueError(f"{source} has the channels {channels}, the network is built for {list(channel_names)}")
     for pair in pairs:
-        images = pair["image"] if isinstance(pair["image"], list) else [pair["image"]]
+        images = image_files(pair, Path())
         if len(images) != len(channels):
             raise ValueError(
                 f"{source} has the channels {channels}, and {images[0]} stands in a sample of {len(images)} images; "
                 "each sample lists one for each channel"
             )
-        for file in (*images, pair["label"]):
-            if not Path(file).is_file():
+        for file in (*images, Path(pair["label"])):
+            if not file.is_file():
                 raise FileNotFoundError(f"{source} lists {file}, which does not exist; generate the data set again")
     return pairs
 

@@ -20,8 +20,7 @@ sys.path.insert(0, str(ROOT))
 
 from bundle import volume_io  # noqa: E402  (MONAI is imported later: it takes seconds, and --help needs none of it)
 
-CONFIG_KEYS = ("network_def", "intensity", "inferer", "class_names", "spatial_dims")
-DEFAULTS = {"channel_names": ["CT"]}  # of configs that do not say it
+CONFIG_KEYS = ("network_def", "intensity", "inferer", "class_names", "channel_names", "spatial_dims")
 MOST_MEASURED = 2**26  # voxels of which noise and mean are measured; of a larger scan the middle slices
 
 
@@ -157,6 +156,8 @@ def run_config(checkpoint: Path) -> dict | None:
 
 def read_config(args: argparse.Namespace, parser, source: str) -> dict:
     """The parsed entries of the inference config that segmenting needs."""
+    if "channel_names" not in parser:  # a config of one image
+        parser["channel_names"] = ["CT"]
     missing = [key for key in CONFIG_KEYS if key not in parser]
     if missing:
         raise ValueError(f"{source}: lacks {', '.join(missing)}; an inference config has {', '.join(CONFIG_KEYS)}")
@@ -164,8 +165,8 @@ def read_config(args: argparse.Namespace, parser, source: str) -> dict:
         parser["inferer::overlap"] = args.overlap
     if args.no_mirror:
         parser["inferer::mirror"] = False
-    config = dict(DEFAULTS)
-    for key in (*CONFIG_KEYS, *(key for key in DEFAULTS if key in parser)):
+    config = {}
+    for key in CONFIG_KEYS:
         try:
             config[key] = parser.get_parsed_content(key)
         except Exception as error:  # a config may call anything
