@@ -1,9 +1,9 @@
 """What augmentation buys: networks trained with and without it, on scans that are corrupted in the sinogram.
 
 One training set of clean scans. One network without augmentation, one with all of ``configs/augment.json``, and one
-with each family of it alone. Test sets of the same recipe, clean and corrupted by the simulator at three strengths. One
-more network, the oracle, is trained without augmentation on scans that the simulator made with that very motion, the
-middle one: what motion leaves to be learnt by a network of this size in this time.
+with each family of it alone. Test sets of the same recipe, clean and corrupted by the simulator at three strengths.
+Three further networks, the oracles, are trained without augmentation on scans that the simulator made with that very
+corruption, the middle one: what it leaves to be learnt by a network of this size in this time.
 
 A scan with motion has no single truth. The label here is the object at the mean pose that the scan shows: each view
 counts by the direction that it sees, so that it is where the resting object lies that fits the scan best, by least
@@ -45,8 +45,8 @@ SIZES = {
 }
 STRENGTHS = ("weak", "middle", "strong")
 FAMILIES = ("noise", "ring", "motion", "blur", "sparse")  # the top-level keys *_prob of configs/augment.json
-ORACLE = "motion, simulated"
-NETWORKS = ("none", "all", ORACLE, *FAMILIES)
+ORACLES = {f"{name}, simulated": name for name in ("motion", "noise", "white noise")}
+NETWORKS = ("none", "all", *ORACLES, *FAMILIES)
 OPTIONS = {"batch_size": 2, "patches_per_image": 4}  # an image is augmented whole, which takes long
 TRAIN_SEED, TEST_SEED = 0, 1000
 
@@ -112,18 +112,18 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
     tests = {("clean", "clean"): generate(out, p["test_images"], TEST_SEED)}
     steps = [(name, k) for name in CORRUPTIONS for k in range(len(STRENGTHS))]
     for name, k in tqdm(steps, desc="corrupted test sets", unit="set"):
-        label = f"{name.replace(' ', '_')}_{STRENGTHS[k]}"
         tests[name, STRENGTHS[k]] = generate(
-            out, p["test_images"], TEST_SEED, overlay=CORRUPTIONS[name][k], label=label
+            out, p["test_images"], TEST_SEED, overlay=CORRUPTIONS[name][k], label=_label(name, STRENGTHS[k])
         )
     table: dict[str, dict[str, dict]] = {}
     for network in tqdm(networks, desc="networks", unit="network"):
         scans = clean
-        if network == ORACLE:
-            scans = generate(out, p["pairs"], TRAIN_SEED, overlay=CORRUPTIONS["motion"][1], label="motion_middle")
-        augmented = network not in ("none", ORACLE)
+        if network in ORACLES:
+            name = ORACLES[network]
+            scans = generate(out, p["pairs"], TRAIN_SEED, overlay=CORRUPTIONS[name][1], label=_label(name, "middle"))
+        augmented = network == "all" or network in FAMILIES
         trained = train(
-            out / "runs" / network.replace(", ", "_"),
+            out / "runs" / network.replace(", ", "_").replace(" ", "_"),
             scans / "dataset.json",
             ["network_segresnet.json"] + augmented * ["augment.json"],
             max_epochs=p["epochs"],
@@ -140,6 +140,10 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
             entry["shifted"] = mean_sd([v["shifted"] for v in values])[0]
             table[network][f"{name}/{strength}"] = entry
         write_results(out, "robustness", size, {"dice": table}, _table(table), _figure(out, table, tests))
+
+
+def _label(name: str, strength: str) -> str:
+    return f"{name.replace(' ', '_')}_{strength}"
 
 
 def _only(network: str) -> dict[str, float]:
