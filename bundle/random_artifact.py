@@ -98,11 +98,19 @@ class InvertibleArtifactd(RandArtifactd, InvertibleTransform):
     inverse_function: Callable[..., torch.Tensor]  # (image, **drawn) → image, a staticmethod
 
     def _act(self, image: torch.Tensor) -> torch.Tensor:
-        return push_drawn(self, super()._act(image), self.drawn)
+        seen = super()._act(image)
+        seen = with_values(seen, plain_values(seen))  # a new one, since MONAI's push changes the one that it gets
+        return self.push_transform(seen, extra_info={"drawn": self.drawn})
 
     def inverse(self, data: Mapping[Hashable, torch.Tensor]) -> dict[Hashable, torch.Tensor]:
         """Take back the last call that acted on these images."""
-        return take_back(self, data, self.inverse_function)
+        d = dict(data)
+        for key in self.key_iterator(d):
+            step = self.pop_transform(d[key])
+            if step[TraceKeys.DO_TRANSFORM]:
+                drawn = step[TraceKeys.EXTRA_INFO]["drawn"]
+                d[key] = with_values(d[key], self.inverse_function(plain_values(d[key]), **drawn))
+        return d
 
 
 def plain_values(image: torch.Tensor) -> torch.Tensor:
@@ -118,21 +126,6 @@ def with_values(image: torch.Tensor, values: torch.Tensor, record: dict | None =
     if record is not None:
         meta[META_KEY] = json.dumps([*json.loads(meta.get(META_KEY, "[]")), record])
     return MetaTensor(values, meta=meta, applied_operations=list(image.applied_operations))
-
-
-def push_drawn(transform: InvertibleTransform, image: torch.Tensor, drawn: dict) -> torch.Tensor:
-    """The image with an entry in ``applied_operations``; a new one, since MONAI's push changes the one that it gets."""
-    return transform.push_transform(with_values(image, plain_values(image)), extra_info={"drawn": drawn})
-
-
-def take_back(transform: InvertibleTransform, data: Mapping, function: Callable[..., torch.Tensor]) -> dict:
-    """A dictionary whose images are again what they were before ``transform``; function: (image, **drawn) → image."""
-    d = dict(data)
-    for key in transform.key_iterator(d):
-        step = transform.pop_transform(d[key])
-        if step[TraceKeys.DO_TRANSFORM]:
-            d[key] = with_values(d[key], function(plain_values(d[key]), **step[TraceKeys.EXTRA_INFO]["drawn"]))
-    return d
 
 
 def check_number(name: str, value: float, low: float, high: float) -> float:

@@ -410,18 +410,22 @@ class RunRecord:
     Args:
         output_dir: where the file goes.
         hyper_parameters: name to number or text, what a reader would want to compare between runs.
+
+    Attributes:
+        config: by default ``resolved_config`` of the command line; who builds a workflow in Python sets it.
     """
 
     def __init__(self, output_dir: str, hyper_parameters: Mapping[str, Any]):
         self.output_dir, self.hyper_parameters = Path(output_dir), dict(hyper_parameters)
+        self.config = resolved_config(sys.argv)
 
     @cached_property
     def content(self) -> dict:
-        """The record as plain JSON values, made once: it reads the config files and asks git."""
+        """The record as plain JSON values, made once: it asks git."""
         return {
             "command": sys.argv,
             "hyper_parameters": {k: _plain(v) for k, v in self.hyper_parameters.items()},
-            "config": resolved_config(sys.argv),
+            "config": self.config,
             "versions": {"python": platform.python_version(), **{p: _version(p) for p in _PACKAGES}},
             "git_revision": git_revision(),
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import AdjustContrast, InvertibleTransform, MapTransform, RandAdjustContrastd, RandomizableTrait
+from monai.transforms import AdjustContrast, MapTransform, RandomizableTrait
 
 from bundle import image_artifacts
 from bundle.random_artifact import (
@@ -27,8 +27,6 @@ from bundle.random_artifact import (
     check_beyond,
     check_number,
     plain_values,
-    push_drawn,
-    take_back,
     with_values,
 )
 
@@ -478,29 +476,26 @@ class RandInvertIntensityd(InvertibleArtifactd):
         super().__init__(keys, prob, allow_missing_keys)
 
 
-class RandGammad(RandAdjustContrastd, InvertibleTransform):
-    """MONAI's ``RandAdjustContrastd``, with an ``inverse``: the same with 1/gamma. Arguments as there.
+class RandGammad(InvertibleArtifactd):
+    """The grey values to the power of gamma, within the range of the image: MONAI's ``AdjustContrast``.
 
-    Raises:
-        ValueError: for ``retain_stats=True``, which loses what the inverse would need.
+    Args:
+        keys, prob, allow_missing_keys: as in ``RandArtifactd``.
+        gamma: range.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        if self.adjuster.retain_stats:
-            raise ValueError("retain_stats=True cannot be inverted; leave it out")
+    LIMITS: ClassVar = {"gamma": (0.01, 100)}
 
-    def __call__(self, data):
-        d = super().__call__(data)
-        for key in self.key_iterator(d):
-            d[key] = push_drawn(self, d[key], {"gamma": float(self.adjuster.gamma_value)} if self._do_transform else {})
-        return d
+    def __init__(self, keys, prob=0.1, gamma=(0.7, 1.4), allow_missing_keys=False):
+        super().__init__(keys, prob, allow_missing_keys, gamma=gamma)
 
-    def inverse(self, data):
-        """Take back the last call that acted on these images."""
-        return take_back(
-            self, data, lambda image, gamma: AdjustContrast(1 / gamma, invert_image=self.invert_image)(image)
-        )
+    @staticmethod
+    def function(image, gamma):
+        return AdjustContrast(gamma)(image)
+
+    @staticmethod
+    def inverse_function(image, gamma):
+        return AdjustContrast(1 / gamma)(image)
 
 
 def _file_name(tensor: torch.Tensor) -> str:

@@ -13,9 +13,11 @@ import logging
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import optuna
 from filelock import FileLock
 from ignite.engine import Events
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from monai.bundle import ConfigParser, ConfigWorkflow
 from optuna.storages import JournalStorage
@@ -55,13 +57,14 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
         "Hyperband": optuna.samplers.RandomSampler,
         "TPE": partial(optuna.samplers.TPESampler, n_startup_trials=0, multivariate=True),
     }
-    study = optuna.create_study(
-        study_name="search",
-        storage=backing,
-        load_if_exists=True,
-        direction="maximize",
-        pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
-    )
+    with lock:  # two workers may make it at once
+        study = optuna.create_study(
+            study_name="search",
+            storage=backing,
+            load_if_exists=True,
+            direction="maximize",
+            pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
+        )
     for stage, (name, sampler) in enumerate(samplers.items(), start=1):
         while (done := len(study.get_trials(states=FINISHED))) < stage * count:
             print(f"{name}: trial {done + 1} of {stage * count}", flush=True)
@@ -101,7 +104,10 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
     )
     flow.initialize()
     logging.getLogger("ignite").setLevel(logging.WARNING)
-    trainer, evaluator = (flow.parser.get_parsed_content(k) for k in ("train#trainer", "validate#evaluator"))
+    record, trainer, evaluator = (
+        flow.parser.get_parsed_content(k) for k in ("record", "train#trainer", "validate#evaluator")
+    )
+    record.config = {k: v for k, v in flow.parser.get().items() if not k.startswith("_")}
     pruned = False
 
     @evaluator.on(Events.COMPLETED)
@@ -109,7 +115,7 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
         nonlocal pruned
         value = engine.state.metrics[engine.state.key_metric_name]
         trial.report(float(value), trainer.state.epoch // max(1, epochs // REPORTS))
-        if trial.should_prune():
+        if trainer.state.epoch < epochs and trial.should_prune():  # one that ran whole is complete
             pruned = True
             trainer.terminate()
 
@@ -176,7 +182,8 @@ def overlay(values: dict) -> dict:
             "power": values["decay_power"],
         },
         "network_def": networks[values["pooling"]],
-        **dict.fromkeys(("channels", "strides", "num_res_units")),  # of train.json's network; TensorBoard shows them
+        **dict.fromkeys(("channels", "strides", "num_res_units")),  # of train.json's network
+        **{f"record#hyper_parameters#{name}": value for name, value in values.items()},  # for TensorBoard
         **ConfigParser.load_config_file(str(ROOT / "configs" / f"loss_{values['loss']}.json")),
     }
 
@@ -246,7 +253,7 @@ def _figure(trials: list, importance: dict) -> Figure:
     left, right = upper.subplots(1, 2)
     values = [max(t.intermediate_values.values(), default=0) for t in trials]
     low, high = sorted(values)[len(values) // 4], max(values)
-    colour = matplotlib_colours(values, low, high)
+    colour = [colormaps["viridis"](float(c)) for c in np.clip((np.array(values) - low) / (high - low or 1), 0, 1)]
     for trial, c in zip(trials, colour, strict=True):
         steps = sorted(trial.intermediate_values)
         left.plot(steps, [trial.intermediate_values[s] for s in steps], color=c, marker=".", linewidth=1)
@@ -272,10 +279,3 @@ def _figure(trials: list, importance: dict) -> Figure:
         yticks=[], title=f"colour: best validation Dice, {low:.3f} (dark) to {high:.3f} (bright); ranks of the values"
     )
     return figure
-
-
-def matplotlib_colours(values: list[float], low: float, high: float) -> list:
-    """A colour of viridis for each value."""
-    from matplotlib import colormaps
-
-    return [colormaps["viridis"](min(1, max(0, (v - low) / (high - low or 1)))) for v in values]

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ SMALL = {
     "network_def::strides": [2],
     "network_def::num_res_units": 1,
 }
+VALUES = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
 
 
 def test_subset_takes_a_share_of_the_training_pairs_and_leaves_the_tests(flat_dataset, tmp_path):
@@ -84,22 +86,49 @@ def test_every_overlay_of_the_search_builds(pooling, loss):
 
 def test_trial_trains_and_reports(flat_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
-    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
-    trial = optuna.trial.FixedTrial(values | {"pooling": "strided", "loss": "ce"})
+    trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
     best = search.objective(trial, tmp_path, flat_dataset, epochs=2, stage="TPE")
     scores = [h["val_mean_dice"] for h in common.history(tmp_path / "trials/0000")]
     assert best == max(scores) and len(scores) == 2
     assert list((tmp_path / "trials/0000/tensorboard").iterdir())
+    assert json.loads((tmp_path / "trials/0000/run.json").read_text())["config"]["batch_size"] == 2
 
 
 def test_pruned_trial_stops_early(flat_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
     monkeypatch.setattr(optuna.trial.FixedTrial, "should_prune", lambda self: True)
-    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
     with pytest.raises(optuna.TrialPruned):
-        trial = optuna.trial.FixedTrial(values | {"pooling": "strided", "loss": "ce"})
+        trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
         search.objective(trial, tmp_path, flat_dataset, epochs=3, stage="TPE")
     assert len(common.history(tmp_path / "trials/0000")) == 1
+
+
+def test_trial_that_ran_whole_is_complete(flat_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
+    monkeypatch.setattr(optuna.trial.FixedTrial, "should_prune", lambda self: True)
+    trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
+    assert 0 <= search.objective(trial, tmp_path, flat_dataset, epochs=1, stage="TPE") <= 1
+
+
+def test_search_whole(tmp_path, monkeypatch):
+    """One trial of each stage, trained; table, picture and an overlay that train.json takes."""
+    narrow = search.suggest
+
+    def suggest(trial):
+        return narrow(trial) | {"filters": 4, "depth": 2, "kernel_size": 3, "batch_size": 4}
+
+    monkeypatch.setitem(search.SIZES, "small", {"pairs": 10, "epochs": 1, "trials": 1})
+    monkeypatch.setattr(search, "suggest", suggest)
+    search.run(tmp_path, "small")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [t["state"] for t in results["trials"]] == ["COMPLETE"] * 2
+    assert results["best_validation_dice"] == max(t["value"] for t in results["trials"])
+    assert set(results["importance"]) == set(results["best"]) and set(results["test_dice"]) == {"default", "best found"}
+    best = json.loads((tmp_path / "best.json").read_text())
+    assert best["learning_rate"] == results["best"]["learning_rate"]
+    recorded = json.loads((tmp_path / "trials/0001/run.json").read_text())["hyper_parameters"]
+    assert recorded["filters"] == 4 and recorded["decay_power"] == results["trials"][1]["params"]["decay_power"]
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_shift_of_the_prediction_is_found(flat_dataset, tmp_path):
@@ -220,10 +249,29 @@ def test_search_goes_on_and_survives_a_failure(tmp_path, monkeypatch):
     assert [entry[0] for entry in seen if isinstance(entry, tuple)] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("storage", ["sqlite:///{}/search.db", "{}/shared/journal.log"])
+def test_workers_share_the_trials(tmp_path, monkeypatch, storage):
+    """Two workers on one storage: no trial twice, none too many but the one that each has begun."""
+    seen = []
+
+    def objective(trial, out, dataset, epochs, stage):
+        trial.set_user_attr("stage", stage)
+        seen.append((trial.number, search.suggest(trial)["learning_rate"]))
+        return seen[-1][1]
+
+    monkeypatch.setattr(search, "generate", lambda *a, **k: tmp_path)
+    monkeypatch.setattr(search, "objective", objective)
+    monkeypatch.setattr(search, "_finish", lambda *a: None)
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(search.run, tmp_path, "small", 4, storage.format(tmp_path)) for _ in range(2)]
+        [w.result() for w in work]
+    assert 8 <= len(seen) <= 10
+    assert len({number for number, _ in seen}) == len({rate for _, rate in seen}) == len(seen)
+
+
 def test_failed_trial_counts_as_pruned(tmp_path, monkeypatch, flat_dataset):
     monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2, "learning_rate": 1e30})
-    values = {"learning_rate": 1e-3, "decay_power": 1.0, "batch_size": 4, "filters": 8, "kernel_size": 3, "depth": 2}
-    trial = optuna.trial.FixedTrial(values | {"pooling": "strided", "loss": "ce"})
+    trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
     with pytest.raises(optuna.TrialPruned):
         search.objective(trial, tmp_path, flat_dataset, epochs=2, stage="TPE")
     assert "loss is" in trial.user_attrs["failed"]
