@@ -200,6 +200,42 @@ def test_a_streak():
     np.testing.assert_allclose(made, expected, atol=1e-5 * float(expected.max()) + 1e-7)
 
 
+def sinogram(sample, drawn, **parts):
+    scanner = Scanner(**{"source": SOURCE, "geometry": HALF, "normalisation": "none"} | parts)
+    return scanner.sinogram(sample, MATERIALS, VOXEL_UM, drawn, (N, N))[..., 0]
+
+
+def test_partial_stripes(sample):
+    stripes = Stripes(partial_share=0.02, error_sd=0.1)
+    clean, _ = scan(sample)
+    simulated, drawn = scan(sample, stripes=stripes)
+    change = (sinogram(sample, drawn, stripes=stripes) - sinogram(sample, drawn)) / LINE_1
+    made = torch.zeros(1, N, N)
+    hit = np.flatnonzero(np.abs(change).max(0) > 1e-3)
+    assert len(hit) > 1
+    for k in hit:
+        views = np.flatnonzero(np.abs(change[:, k]) > 1e-3)
+        assert len(views) < VIEWS and views[-1] - views[0] == len(views) - 1
+        stripe = torch.zeros(1, change.shape[1])
+        stripe[0, k] = float(change[views, k].mean())
+        step = 180 / VIEWS
+        window = {"first_angle_deg": (views[0] - 0.5) * step, "window_deg": len(views) * step}
+        made += artifacts.ring_pattern((N, N), stripe, **window)
+    agree(clean, simulated, clean + made[0].numpy(), 0.99, power_within=0.25)
+
+
+def test_zingers(sample):
+    detector = Detector(zingers=5e-4)
+    clean, _ = scan(sample)
+    simulated, drawn = scan(sample, detector=detector)
+    change = (sinogram(sample, drawn, detector=detector) - sinogram(sample, drawn)) / LINE_1
+    views, pixels = np.nonzero(np.abs(change) > 1e-3)
+    assert 10 < len(views) < 60 and (change[views, pixels] < 0).all()
+    heights = math.pi / (4 * VIEWS) * change[views, pixels]
+    made = artifacts.streaks(tensor(clean), 180 / VIEWS * views, pixels - (change.shape[1] - 1) / 2, heights)[0].numpy()
+    agree(clean, simulated, made, 0.99, power_within=0.1)
+
+
 def test_the_spectrum_of_counting_noise(sample):
     photons, repeats = 1e4, 12
     clean, _ = scan(sample)
