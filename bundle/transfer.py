@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 
+from bundle.archive import unpack
 from bundle.inference import read_weights
 
 # names of the tensors from the image to the coarsest level; what leads back up, attention included, is the decoder
@@ -41,8 +43,7 @@ def start_network(
         network: freshly made, changed in place.
         device: where it goes.
         channels_last: keep its weights, and so its feature maps, with the channels as the fastest axis.
-        path: weights to start from, None for none: a flat state dict, a training checkpoint, or a bundle's folder,
-            which holds ``models/model.pt``.
+        path: weights to start from, None for none, as in ``take_weights``.
         part, freeze, average_inputs: as in ``take_weights``.
 
     Raises:
@@ -73,7 +74,8 @@ def take_weights(
 
     Args:
         network: changed in place.
-        path: a flat state dict, a training checkpoint, or a bundle's folder.
+        path: a flat state dict, a training checkpoint, a packed bundle (zip or folder), or a folder with ``model.pt``,
+            as in ``models/``.
         part: 'all', or 'encoder' for the way from the image to the coarsest level (the networks in ``ENCODERS``).
         freeze: train only what is new: what was taken up keeps its values, running statistics of its norms included.
         average_inputs: where only the number of image channels differs, give each channel the mean of the old
@@ -89,8 +91,7 @@ def take_weights(
         ValueError: another ``part``, a network whose encoder is unknown, a file without weights or with none that
             fit, nothing left to train.
     """
-    path = Path(path)
-    source = read_weights(path / "models" / "model.pt" if path.is_dir() else path)
+    source = _source(Path(path))
     target = network.state_dict()
     chosen = _chosen(network, target, part)
     modules = dict(network.named_modules(remove_duplicate=False))
@@ -118,6 +119,21 @@ def take_weights(
     if new:
         log.info(f"new, since the file has no such layer: {', '.join(new)}")
     return new
+
+
+def _source(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, a folder or a packed bundle."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = path
+        if path.suffix == ".zip":
+            try:
+                folder = unpack(path, Path(scratch))
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+        packed = folder / "models" / "model.pt"
+        if folder.is_dir():
+            return read_weights(packed if packed.is_file() else folder / "model.pt")
+        return read_weights(path)
 
 
 def _chosen(network: torch.nn.Module, target: Mapping[str, torch.Tensor], part: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import shutil
 
 import pytest
 import torch
@@ -135,12 +136,18 @@ def test_frozen_statistics_stay_in_a_copy(tmp_path):
 def test_forms_of_a_file_of_weights(tmp_path):
     source = network("UNet")
     (tmp_path / "bundle/models").mkdir(parents=True)
+    (tmp_path / "promoted").mkdir()
     saved(source, tmp_path / "bundle/models/model.pt")
+    saved(source, tmp_path / "promoted/model.pt")
     torch.save({"network": source.state_dict(), "epoch": 3}, tmp_path / "last.pt")
-    for path in (tmp_path / "bundle", tmp_path / "last.pt"):
+    shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path, "bundle")
+    for path in (tmp_path / name for name in ("bundle", "promoted", "last.pt", "packed.zip")):
         net = network("UNet", seed=1)
         assert take_weights(net, path) == []
         assert equal(net, source, source.state_dict())
+    (tmp_path / "text.zip").write_text("no zip")
+    with pytest.raises(ValueError, match=r"text\.zip: is no readable zip"):
+        take_weights(net, tmp_path / "text.zip")
 
 
 @pytest.mark.parametrize(
