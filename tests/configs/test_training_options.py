@@ -315,32 +315,76 @@ WHOLE = {  # one step an epoch that sees every pixel, so that the order of the i
 }
 
 
-def test_two_processes_train_and_score_as_one(root, train, flat_dataset, tmp_path):
+@pytest.fixture
+def train_in_two(root, flat_dataset, tmp_path):
+    """``train`` in two processes; overlays may be paths, and come before multi_gpu_train.json."""
+
+    def run(name: str, *overlays: str | Path, **options) -> Path:
+        files = [str(root / "configs" / file) for file in ("train.json", *overlays, "multi_gpu_train.json")]
+        given = {"dataset_dir": flat_dataset, "output_dir": tmp_path / name, **SMALL, **options, "bundle_root": root}
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
+        command += ["monai.bundle", "run", "--config_file", str(files)]
+        for key, value in given.items():
+            command += [f"--{key}", str(value)]
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return tmp_path / name
+
+    return run
+
+
+def test_two_processes_train_and_score_as_one(train, train_in_two, tmp_path):
     one = train("one", **WHOLE, batch_size=4)
     shutil.copytree(one, tmp_path / "two")
     train("one", **WHOLE, batch_size=4, max_epochs=3)
-    options = {**SMALL, **WHOLE, "batch_size": 2, "max_epochs": 3}
-    options |= {"bundle_root": root, "dataset_dir": flat_dataset, "output_dir": tmp_path / "two"}
-    files = [str(root / "configs" / name) for name in ("train.json", "multi_gpu_train.json")]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m"]
-    command += ["monai.bundle", "run", "--config_file", str(files)]
-    for key, value in options.items():
-        command += [f"--{key}", str(value)]
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    whole, split = history(tmp_path / "one"), history(tmp_path / "two")
+    two = train_in_two("two", **WHOLE, batch_size=2, max_epochs=3)
+    whole, split = history(one), history(two)
     assert [e["epoch"] for e in split] == [1, 2, 3]
     for a, b in zip(whole, split, strict=True):
         for key in ("iteration", "train_loss", "val_loss", "val_mean_dice", "val_class_iou"):
             assert b[key] == pytest.approx(a[key], rel=1e-4), (a["epoch"], key)
     for name in ("model.pt", "last.pt"):
-        expected, found = weights(tmp_path / "one", name), weights(tmp_path / "two", name)
+        expected, found = weights(one, name), weights(two, name)
         for k in expected:
             torch.testing.assert_close(found[k], expected[k], rtol=1e-3, atol=1e-5)
-    record = json.loads((tmp_path / "two/run.json").read_text())
+    record = json.loads((two / "run.json").read_text())
     assert record["processes"] == 2
-    assert len(list((tmp_path / "two/tensorboard").glob("events*"))) == 2  # one of each run
+    assert len(list((two / "tensorboard").glob("events*"))) == 2  # one of each run
+
+
+def test_both_players_in_two_processes_are_those_of_one(train, train_in_two, tmp_path):
+    """Batches of 2 patches in each of two processes, or of 4 in one: the same gradients."""
+    steps = {
+        part: {"_target_": "torch.optim.SGD", "params": f"$@{network}.parameters()", "lr": 0.01}
+        for part, network in (("optimizer", "network"), ("discriminator_optimizer", "discriminator"))
+    }
+    (tmp_path / "sgd.json").write_text(json.dumps(steps))
+    players = {"discriminator_channels": 4, "discriminator_layers": 2, "max_epochs": 2}
+    plain = {k: v for k, v in WHOLE.items() if k != "optimizer#_target_"} | players
+    overlays = ("train_pix2pix.json", tmp_path / "sgd.json")
+    one = train("one", *overlays, **plain, batch_size=4)
+    two = train_in_two("two", *overlays, **plain, batch_size=2)
+    expected, found = (torch.load(run / "last.pt", weights_only=True) for run in (one, two))
+    for part in ("network", "discriminator"):
+        assert expected[part].keys() == found[part].keys()
+        for k, value in expected[part].items():
+            torch.testing.assert_close(found[part][k], value, rtol=1e-3, atol=1e-5, msg=f"{part} {k}")
+    for a, b in zip(history(one), history(two), strict=True):
+        assert b["val_mean_dice"] == pytest.approx(a["val_mean_dice"], rel=1e-4)
+
+
+def test_two_processes_validate_with_the_same_running_statistics(root, train_in_two, flat_dataset):
+    """Each saw other batches; what is validated is what is kept, so one process finds the same scores."""
+    narrow = {"channels": [4, 8], "strides": [2], "num_res_units": None}
+    run = train_in_two("two", "network_attention_unet.json", **narrow, learning_rate=0.01)
+    options = {"dataset_dir": str(flat_dataset), "output_dir": str(run), "pretrained": str(run / "model.pt")}
+    parser = parsed(root, "network_attention_unet.json", **options | narrow)
+    assert any("running_mean" in k for k in weights(run))
+    evaluator = parser.get_parsed_content("validate#evaluator")
+    evaluator.run()
+    (entry,) = history(run)
+    assert entry["val_mean_dice"] == pytest.approx(evaluator.state.metrics["val_mean_dice"], rel=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------- together
