@@ -1,6 +1,7 @@
 """The Pix2Pix overlay trains both players, goes on after a kill, and leaves a generator like any other network."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +142,19 @@ def test_generator_is_shipped_alone_and_segments(bundle_run, flat_dataset, train
     labels = read_volume(sorted(tmp_path.iterdir())[0])
     assert labels.array.shape == (48, 64)
     assert labels.array.dtype == np.uint8
+
+
+def test_script_segments_with_the_generator_of_a_run(bundle_run, flat_dataset, tmp_path, monkeypatch, root, run_script):
+    options = {**SMALL, "dataset_dir": str(flat_dataset), "output_dir": str(tmp_path / "run"), "max_epochs": 1}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    files = str([str(root / "configs" / name) for name in FILES])
+    monkeypatch.setattr(sys, "argv", ["run", "--config_file", files, "--bundle_root", str(root), *words])
+    bundle_run(FILES, **options)  # run.json has the command's config
+    image = sorted((flat_dataset / "images").iterdir())[0]
+    arguments = (image, "--checkpoint", tmp_path / "run/model.pt", "--out", tmp_path / "out")
+    assert run_script(root / "scripts/segment.py", *arguments)[0] == 0
+    labels = read_volume(tmp_path / "out/labels.nii.gz").array
+    assert labels.shape == (48, 64) and labels.dtype == np.uint8 and labels.max() <= 1
 
 
 def test_trains_in_3d_after_the_volume_overlay(bundle_run, solid_dataset, tmp_path):
