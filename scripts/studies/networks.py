@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from tqdm import tqdm
 
 from studies.common import (
@@ -130,14 +131,16 @@ def _table(rows: list[dict]) -> str:
 
 def _figure(rows: list[dict]) -> Figure:
     cases = list(dict.fromkeys((r["material"], r["dims"]) for r in rows))
-    figure = Figure(figsize=(5 * len(cases), 4), layout="constrained")
+    colours = {name: f"C{k}" for k, name in enumerate(NETWORKS)}
+    figure = Figure(figsize=(4 * len(cases) + 1.5, 3.6), layout="constrained")
     for axes, (material, dims) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
         for r in rows:
             if (r["material"], r["dims"]) == (material, dims):
-                marker, x = ("o", "full") if r["equal"] == "epochs" else ("s", "none"), r["training_seconds"] / 60
-                axes.plot(x, r["dice"][0], marker[0], fillstyle=marker[1], color="C0")
-                axes.annotate(r["network"], (x, r["dice"][0]), (4, 2), textcoords="offset points", fontsize=7)
-        axes.margins(0.3, 0.1)  # room for the names
+                marker, fill = ("o", "full") if r["equal"] == "epochs" else ("s", "none")
+                x, y = r["training_seconds"] / 60, r["dice"][0]
+                axes.plot(x, y, marker, fillstyle=fill, color=colours[r["network"]])
         axes.set(title=f"{material}, {dims}D", xlabel="training [min]", ylabel="Dice")
-    figure.suptitle("filled: equal epochs; open: equal time", fontsize=9)
+    shown = [name for name in NETWORKS if any(r["network"] == name for r in rows)]
+    handles = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in shown]
+    figure.legend(handles=handles, loc="outside right center", fontsize=8, title="full: equal epochs\nopen: equal time")
     return figure

@@ -121,5 +121,7 @@ def _figure(rows: list[dict], target: float) -> Figure:
         axes.plot(*zip(*points, strict=True), marker="o", label=recipe)
     axes.axhline(target, color="black", linewidth=0.8, linestyle="--")
     axes.set(xlabel="training [min]", ylabel="test Dice", xscale="log")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks(lambda x, _: f"{x:g}")  # minutes, no powers of ten
     axes.legend(fontsize=7)
     return figure
