@@ -229,8 +229,11 @@ def random_stripes(
     white, error = (torch.randn(nodes, detectors, generator=generator) for _ in range(2))
     hit = torch.rand(nodes, detectors, generator=generator) < share
     single = F.pad(error_sd * error * hit, (width_px - 1, 0)).unfold(1, width_px, 1).sum(-1)
-    pattern = gain_sd * white + single
-    return F.interpolate(pattern.T[None], slices, mode="linear", align_corners=True)[0].T if nodes > 1 else pattern
+    if nodes == 1:
+        return gain_sd * white + single
+    white, single = (F.interpolate(p.T[None], slices, mode="linear", align_corners=True)[0].T for p in (white, single))
+    t = torch.linspace(0, nodes - 1, slices)[:, None] % 1  # between two nodes the sd of their mean is less than theirs
+    return gain_sd * white / (t**2 + (1 - t) ** 2).sqrt() + single
 
 
 def ring_pattern(
@@ -455,26 +458,37 @@ def _through_sinogram(image: Tensor, change: Callable[[Tensor, Tensor, int], tup
 
 
 def streaks(
-    image: Tensor, angles_deg: Sequence[float], offsets_px: Sequence[float], heights: Sequence[float]
+    image: Tensor,
+    angles_deg: Sequence[float],
+    offsets_px: Sequence[float],
+    heights: Sequence[float],
+    slices: Sequence[int] | None = None,
 ) -> Tensor:
     """Lines through the image from single readings that are wrong, such as a zinger in one pixel of one view.
 
     The profile of each is the kernel of the ramp, interpolated linearly: a ridge of one pixel between two trenches.
 
     Args:
-        image: see above; a streak goes through all slices.
+        image: see above.
         angles_deg: [°] of the view of each.
         offsets_px: [pixels] along its detector, from the middle of the image.
         heights: [grey] of each ridge. A stray particle adds to the signal, which makes it negative.
+        slices: of a volume, the one in which each streak lies; None: in all of them.
     """
     shape = tuple(image.shape[1:3])
     rows, columns = pixel_axes(shape, image.device)
-    total = torch.zeros(shape, device=image.device)
-    for angle, offset, height in zip(angles_deg, offsets_px, heights, strict=True):
+    total = torch.zeros(image.shape[1:], device=image.device)
+    for k, (angle, offset, height) in enumerate(zip(angles_deg, offsets_px, heights, strict=True)):
         across = math.cos(math.radians(angle)) * columns - (math.sin(math.radians(angle)) * rows + offset)
         kernel = (4 * height) * ramp_kernel(2 + math.ceil(math.hypot(*shape) / 2 + abs(offset))).to(image.device)
-        total += lookup(kernel, *places_between(across.abs(), len(kernel)))
-    return image + (total if image.ndim == 3 else total[..., None])
+        streak = lookup(kernel, *places_between(across.abs(), len(kernel)))
+        if image.ndim == 3:
+            total += streak
+        elif slices is None:
+            total += streak[..., None]
+        else:
+            total[..., slices[k]] += streak
+    return image + total
 
 
 def dots(image: Tensor, share: float, height: float, seed: int) -> Tensor:

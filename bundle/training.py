@@ -28,7 +28,6 @@ from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from bundle.training_range import image_files
@@ -227,12 +226,7 @@ class TrainingState:
         if "average" in state and "average" not in self.parts:
             raise ValueError(f"{path} is of a run with ema_decay; give it again, or choose a new output_dir")
         try:
-            for name, part in self.parts.items():
-                if isinstance(part, LRScheduler):
-                    # a run that is made longer follows the longer schedule: its own arguments win over the saved ones
-                    arguments = set(inspect.signature(type(part)).parameters) - {"last_epoch"}
-                    state[name] |= {k: v for k, v in part.state_dict().items() if k in arguments}
-                part.load_state_dict(state[name])
+            self._load(state)
         except (RuntimeError, KeyError, ValueError) as error:
             line = f"no {error} in it" if isinstance(error, KeyError) else str(error).splitlines()[0]
             raise ValueError(f"{path} is of another network or optimiser ({line}); choose a new output_dir") from None
@@ -241,6 +235,27 @@ class TrainingState:
         self.logger.info(f"resumed {path} after epoch {state['epoch']}, best score {self.best_score:.4f}")
         if engine.state.epoch >= engine.state.max_epochs:
             self.logger.info(f"all {engine.state.max_epochs} epochs are done; raise --max_epochs to train on")
+
+    def _load(self, state: dict) -> None:
+        """Take up the saved parts; what the run is asked for now, its schedules and learning rates, wins over them."""
+        asked = {}
+        for name, part in self.parts.items():
+            if hasattr(part, "base_lrs"):
+                arguments = set(inspect.signature(type(part)).parameters) - {"last_epoch"}
+                state[name] |= {k: v for k, v in part.state_dict().items() if k in arguments}
+                options = [
+                    {k: v for k, v in g.items() if k not in ("params", "lr")} for g in part.optimizer.param_groups
+                ]
+                asked[name] = part.base_lrs, options
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        for name, (rates, options) in asked.items():
+            schedule = self.parts[name]
+            groups = schedule.optimizer.param_groups
+            for group, kept, rate, old in zip(groups, options, rates, schedule.base_lrs, strict=True):
+                group |= kept
+                group["lr"] = group["lr"] * (rate / old) if old else rate
+            schedule.base_lrs = rates
 
     def _start_epoch(self, engine: Engine) -> None:
         entropy = [self.seed, engine.state.epoch, idist.get_rank()]
@@ -252,10 +267,8 @@ class TrainingState:
     def _keep_loss(self, engine: Engine) -> None:
         loss = float(engine.state.output[0]["loss"])
         if not math.isfinite(loss):
-            raise ValueError(
-                f"the loss is {loss} in epoch {engine.state.epoch}; {self.output_dir}/last.pt holds the epoch before; "
-                "try a smaller learning_rate"
-            )
+            kept = f"{self.output_dir}/last.pt holds the epoch before; " if self.history else ""
+            raise ValueError(f"the loss is {loss} in epoch {engine.state.epoch}; {kept}try a smaller learning_rate")
         self._losses.append(loss)
         self._epoch_seconds = time.monotonic() - self._epoch_start  # up to the last step: without validation
 
@@ -312,9 +325,10 @@ class Validation(ValidationHandler):
 class WeightAverage:
     """Exponential moving average of the weights of a network, which is then what is validated and kept.
 
-    After step n = 1, 2, …: average ← d·average + (1 − d)·weights with d = min(decay, n / (n + 9)), so that the random
-    start is soon forgotten (Tarvainen and Valpola, arXiv 1703.01780; the ramp is TensorFlow's
-    ``ExponentialMovingAverage``, whose steps count from 0). Buffers, such as running statistics, are copied.
+    The first step copies the weights; after step n = 2, 3, …: average ← d·average + (1 − d)·weights with
+    d = min(decay, n / (n + 9)), so that the random start is soon forgotten (Tarvainen and Valpola, arXiv 1703.01780;
+    the ramp is TensorFlow's ``ExponentialMovingAverage``, whose steps count from 0). Buffers, such as running
+    statistics, are copied.
 
     Args:
         network: the one that is trained.
@@ -444,15 +458,15 @@ def resolved_config(argv: Sequence[str]) -> dict | None:
     Returns:
         plain JSON values, or None where the command is not a bundle run (a workflow built in Python).
     """
-    words = [w.split("=", 1) if w.startswith("--") else [w] for w in argv]
-    flat = [part for word in words for part in word]
-    if "--config_file" not in flat:
-        return None
     options: dict[str, Any] = {}
-    for k, word in enumerate(flat[:-1]):
-        if word.startswith("--"):
-            options[word[2:]] = DefaultParseValue(flat[k + 1])
-    files = options.pop("config_file")
+    for word, following in zip(argv, [*argv[1:], "--"], strict=True):
+        if word.startswith("--"):  # as Fire reads it
+            name, equals, value = word[2:].partition("=")
+            value = value if equals else "True" if following.startswith("--") else following
+            options[name.replace("-", "_")] = DefaultParseValue(value)
+    files = options.pop("config_file", None)
+    if files is None:
+        return None
     files = ast.literal_eval(files) if isinstance(files, str) and files.startswith("[") else files
     for key in ("meta_file", "logging_file", "args_file", "run_id", "init_id", "final_id", "tracking"):
         options.pop(key, None)

@@ -55,7 +55,8 @@ def describe_dataset(folder: Path, preprocess: Callable[[np.ndarray], np.ndarray
     Returns plain JSON values: name, recipe and hashes, pairs per split, shape, voxel size [µm], grey values before and
     after scaling, and for each class its share, its mean scaled grey value and its mean width along x in voxels (runs
     that the border cuts included). A range is [lowest, highest] over the images. Raises FileNotFoundError without a
-    data set, ValueError for one without training pairs.
+    data set, ValueError for one without training pairs or
+    an image without a voxel size.
     """
     folder = Path(folder)
     path = folder / "dataset.json"
@@ -87,6 +88,11 @@ def describe_dataset(folder: Path, preprocess: Callable[[np.ndarray], np.ndarray
 
 def _measure(image_path: Path, label_path: Path, preprocess: Callable, n_classes: int) -> dict:
     image, labels = read_volume(image_path), read_volume(label_path).array
+    if not image.voxel_size_um:
+        raise ValueError(
+            f"{image_path}: does not say how large a voxel is, which the record of a network needs; make the data set "
+            "with --voxel-size-um"
+        )
     scaled = preprocess(image.array)
     low, high = np.percentile(image.array, [0.5, 99.5])
     classes = []
@@ -103,7 +109,7 @@ def _measure(image_path: Path, label_path: Path, preprocess: Callable, n_classes
         )
     return {
         "shape": image.array.shape,
-        "voxel_size_um": image.voxel_size_um or (),
+        "voxel_size_um": image.voxel_size_um,
         "grey": {
             "lowest": float(image.array.min()),
             "percentile_0.5": float(low),

@@ -86,18 +86,26 @@ class ScalePercentilesd(MapTransform):
         keys, allow_missing_keys: as everywhere; images of any shape.
         lower, upper: [%] the percentiles that become 0 and 1.
         images: how many images lie one after the other along the first axis, each scaled by itself.
+        part: it is a part of an image that reached from 0 to 1, such as a patch of a volume; the scale then changes
+            only where the percentiles lie beyond, as noise takes them. What a part happens to hold says nothing.
 
     Raises:
         ValueError: percentiles that do not rise from 0 to 100.
     """
 
     def __init__(
-        self, keys, lower: float = 0.5, upper: float = 99.5, images: int = 1, allow_missing_keys: bool = False
+        self,
+        keys,
+        lower: float = 0.5,
+        upper: float = 99.5,
+        images: int = 1,
+        part: bool = False,
+        allow_missing_keys: bool = False,
     ):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
             raise ValueError(f"lower={lower!r} and upper={upper!r} must rise, from 0 to 100")
-        self.percentiles, self.images = (lower, upper), images
+        self.percentiles, self.images, self.part = (lower, upper), images, part
 
     def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
         d = dict(data)
@@ -106,6 +114,8 @@ class ScalePercentilesd(MapTransform):
             scaled = []
             for image in values.chunk(self.images):
                 low, high = np.percentile(image.cpu().numpy(), self.percentiles).tolist()
+                if self.part:
+                    low, high = min(low, 0.0), max(high, 1.0)
                 scaled.append((image - low) / ((high - low) or 1.0))  # of one grey value: zero, as MONAI's
             d[key] = with_values(d[key], torch.cat(scaled) if self.images > 1 else scaled[0])
         return d
@@ -422,7 +432,7 @@ class RandScatterd(RandArtifactd):
 
 
 class RandStreaksd(RandArtifactd):
-    """Dark lines through all slices, from single wrong readings such as zingers in the sinogram.
+    """Dark lines, each in one slice, from single wrong readings such as zingers in the sinogram.
 
     Args:
         keys, prob, allow_missing_keys: as in ``RandArtifactd``.
@@ -443,6 +453,7 @@ class RandStreaksd(RandArtifactd):
             "angles_deg": [self.uniform(0, 180) for _ in range(count)],
             "offsets_px": [self.uniform(-reach, reach) for _ in range(count)],
             "heights": [-self.uniform(*self.ranges["height"]) for _ in range(count)],
+            "slices": [int(self.R.randint(shape[2])) for _ in range(count)] if len(shape) == 3 else None,
         }
 
 

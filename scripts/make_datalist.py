@@ -75,6 +75,8 @@ def parse_map(pairs: list[str], n_classes: int) -> dict[int, int]:
         table = dict(tuple(int(n) for n in pair.split(":")) for pair in pairs)
     except (ValueError, TypeError):
         raise ValueError(f"--map {' '.join(pairs)}: each must be FROM:TO, two whole numbers such as 0:1") from None
+    if len(table) < len(pairs):
+        raise ValueError(f"--map {' '.join(pairs)}: gives one value of the files two classes")
     wrong = sorted(k for k in table.values() if not 0 <= k < n_classes)
     if wrong:
         raise ValueError(
@@ -131,16 +133,28 @@ def write_part(
 ) -> tuple[dict, np.ndarray]:
     """Write one sample; returns its entry in the data list and how many voxels each class has."""
     classes, name, names = labels[where], f"{stem}_{split}", []
+    start = np.zeros(3)
+    if where is not ...:
+        start[: len(where)] = [axis.start or 0 for axis in where]
     for k, image in enumerate(images):
         grey = image.array[where]
         volume_io.check_image(grey, f"{image.source}, {split} part")
         if grey.dtype.name not in volume_io.NIFTI_DTYPES:
             grey = grey.astype(np.float32)
         names.append(f"images/{name}{f'_{k:04d}' if len(images) > 1 else ''}.nii.gz")
-        volume_io.write_nifti(out / names[-1], grey, image.affine)
-    volume_io.write_nifti(out / f"labels/{name}.nii.gz", classes, images[0].affine)
+        volume_io.write_nifti(out / names[-1], grey, shifted(image.affine, start))
+    volume_io.write_nifti(out / f"labels/{name}.nii.gz", classes, shifted(images[0].affine, start))
     entry = {"image": names[0] if len(names) == 1 else names, "label": f"labels/{name}.nii.gz"}
     return entry, np.bincount(classes.ravel(), minlength=256)
+
+
+def shifted(affine: np.ndarray | None, start: np.ndarray) -> np.ndarray | None:
+    """The affine of a part of an image that begins at the voxel ``start``; None where the file has none."""
+    if affine is None:
+        return None
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ start
+    return moved
 
 
 def make(args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -185,6 +199,8 @@ def report(args: argparse.Namespace, voxels: dict[str, np.ndarray]) -> None:
     for k, name in enumerate(args.classes):
         if not voxels["training"][k]:
             print(f"note: nothing in the training part is {name}; the network cannot learn it", file=sys.stderr)
+    if not voxels["validation"][1:].any():
+        print(f"note: the validation part is all {args.classes[0]}; no score can tell networks apart", file=sys.stderr)
     print(f"data set: {args.out / 'dataset.json'}")
 
 

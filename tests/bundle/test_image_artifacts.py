@@ -260,6 +260,7 @@ def test_rings_fade_along_the_axis():
     correlation = np.corrcoef(stripes.numpy())
     assert correlation[0, 1] > 0.98  # 0.9 and 0.1 of neighbouring nodes: 0.994
     assert np.abs(correlation[0, [10, 20, 40]]).max() < 4 / math.sqrt(4000)
+    np.testing.assert_allclose(stripes.std(1), 1, atol=4 / math.sqrt(2 * 4000))  # between the nodes, too
     patterns = artifacts.ring_pattern((20, 24), stripes[:, 1980:2020])
     assert patterns.shape == (41, 20, 24)
     np.testing.assert_allclose(patterns[30], artifacts.ring_pattern((20, 24), stripes[30:31, 1980:2020])[0], atol=1e-6)
@@ -427,6 +428,13 @@ def test_a_streak_is_the_kernel_of_the_ramp():
     two = artifacts.streaks(image, [30.0, 80.0], [1.0, -5.0], [1.0, 2.0])
     one, other = (artifacts.streaks(image, *([v] for v in args)) for args in ((30.0, 1.0, 1.0), (80.0, -5.0, 2.0)))
     np.testing.assert_allclose(two, one + other, atol=1e-6)
+
+
+def test_a_streak_of_a_volume_lies_in_its_slice():
+    flat = artifacts.streaks(torch.zeros(1, 31, 31), [20.0], [3.0], [-0.5])
+    volume = artifacts.streaks(torch.zeros(2, 31, 31, 5), [20.0, 20.0], [3.0, 3.0], [-0.5, -1.0], [1, 3])
+    assert torch.equal(volume[..., 1], flat.expand(2, -1, -1)) and torch.allclose(volume[..., 3], 2 * flat)
+    assert not volume[..., [0, 2, 4]].any()
 
 
 def test_dots_are_as_many_and_as_high_as_said():

@@ -26,7 +26,7 @@ def batch(shape: tuple[int, ...], n_classes: int, seed: int = 0) -> tuple[torch.
 def overlay(root, name: str, n_classes: int):
     parser = ConfigParser(ConfigParser.load_config_file(str(root / f"configs/loss_{name}.json")))
     parser["imports"], parser["device"], parser["num_classes"] = ["$import torch"], "cpu", n_classes
-    parser["class_weights"] = [1.0] * n_classes
+    parser["class_weights"] = [1] * n_classes
     return parser.get_parsed_content("loss")
 
 

@@ -4,6 +4,7 @@ import copy
 import json
 from types import SimpleNamespace
 
+import fire
 import pytest
 import torch
 from ignite.engine import Engine
@@ -20,7 +21,7 @@ def config_files(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("style", [["--max_epochs", "7"], ["--max_epochs=7"]])
+@pytest.mark.parametrize("style", [["--max_epochs", "7"], ["--max_epochs=7"], ["--max-epochs", "7"]])
 def test_resolved_config_has_overrides(config_files, style):
     argv = ["monai", "run", "--config_file", str(config_files / "a.json"), *style, "--meta_file", "m.json"]
     config = resolved_config(argv)
@@ -31,6 +32,14 @@ def test_resolved_config_merges_files_and_nested_keys(config_files):
     files = str([str(config_files / "a.json"), str(config_files / "b.json")])
     config = resolved_config(["monai", "run", "--config_file", files, "--net#_target_", "AttentionUnet"])
     assert config["net"] == {"_target_": "AttentionUnet", "channels": [2, 4]}
+
+
+def test_resolved_config_reads_switches_as_fire_does(config_files):
+    argv = ["run", "--config_file", str(config_files / "a.json"), "--resume", "--max_epochs", "-1", "--amp"]
+    config = resolved_config(argv)
+    assert (config["resume"], config["max_epochs"], config["amp"]) == (True, -1, True)
+    seen = fire.Fire(lambda **given: given, [*argv[3:]])
+    assert {k: config[k] for k in seen} == seen
 
 
 def test_no_bundle_run_no_config():

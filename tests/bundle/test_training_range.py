@@ -72,6 +72,15 @@ def test_data_set_that_is_none(dataset):
         describe_dataset(dataset, lambda image: image)
 
 
+def test_image_without_a_voxel_size(dataset):
+    np.save(dataset / "i0.npy", stripes((32, 24), 4)[0])
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["training"][0]["image"] = "i0.npy"
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"i0\.npy: does not say how large a voxel is"):
+        describe_dataset(dataset, lambda image: image)
+
+
 def test_as_network_sees():
     transform = ScaleIntensityRangePercentilesd("image", 0, 100, 0, 1)
     scaled = as_network_sees(np.arange(12, dtype=np.uint16).reshape(3, 4), transform)

@@ -154,6 +154,26 @@ def test_run_made_longer_follows_the_longer_schedule(root, flat_dataset, tmp_pat
     assert rates["longer"][2:] == pytest.approx(rates["whole"][2:])
 
 
+@pytest.mark.parametrize("scheduler", ["cosine", "polynomial"])
+def test_resumed_run_takes_the_learning_rate_that_it_is_given(root, flat_dataset, tmp_path, scheduler):
+    """As after a loss that was not finite: the schedule of the new rate, from there on."""
+    options = {"dataset_dir": str(flat_dataset), "warmup_epochs": 0, "output_dir": str(tmp_path / "r"), **SMALL}
+    options |= {"optimizer#betas": [0.8, 0.9]}
+    if scheduler == "polynomial":
+        target = "torch.optim.lr_scheduler.PolynomialLR"
+        options["lr_scheduler"] = {"_target_": target, "optimizer": "@optimizer", "total_iters": 16, "power": 1.0}
+    run(workflow(root, ["train.json"], max_epochs=4, learning_rate=0.004, **options))
+    before = history(tmp_path / "r")
+    options |= {"output_dir": str(tmp_path / "s")}
+    run(workflow(root, ["train.json"], max_epochs=2, learning_rate=0.004, **options))
+    run(workflow(root, ["train.json"], max_epochs=4, learning_rate=0.001, **options | {"optimizer#betas": [0.5, 0.6]}))
+    after = history(tmp_path / "s")
+    assert before[2]["learning_rate"] > 0 and after[2]["learning_rate"] > 0
+    assert [h["learning_rate"] for h in after[2:]] == pytest.approx([h["learning_rate"] / 4 for h in before[2:]])
+    state = torch.load(tmp_path / "s/last.pt", weights_only=True)["optimizer"]
+    assert state["param_groups"][0]["betas"] == (0.5, 0.6)
+
+
 def test_early_stop(root, flat_dataset, tmp_path):
     options = {**SMALL, "learning_rate": 0.0, "early_stop_patience": 2, "warmup_epochs": 0}
     # without learning and with fixed batch statistics the score of epoch 1 is never beaten

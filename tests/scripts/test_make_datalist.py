@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -110,12 +111,23 @@ def test_volumes_are_cut_as_well(make, tmp_path):
     ((image, label),) = arrays(tmp_path, "validation")
     np.testing.assert_array_equal(image, volume[..., 24:])
     np.testing.assert_array_equal(label, volume[..., 24:] > 100)
+    for entry in (content["training"][0]["image"], content["validation"][0]["label"]):  # each where it was in the whole
+        start = nib.load(tmp_path / "mine" / entry).affine[:3, 3]
+        np.testing.assert_allclose(start, (0, 0, 24 * 1.0 if "validation" in entry else 0))
 
 
 def test_class_that_cannot_be_learnt_is_told(make, files):
     done = make(1, *CLASSES, "gas")
     assert done.returncode == 0
     assert "nothing in the training part is gas" in done.stderr
+
+
+def test_validation_that_cannot_tell_networks_apart_is_told(make, files):
+    done = make(1, *CLASSES, "--map", "0:1", "1:1", "2:0")
+    assert "validation part is all" not in done.stderr
+    (files / "mine/dataset.json").unlink()
+    done = make(1, *CLASSES, "--map", "0:0", "1:0", "2:0")
+    assert done.returncode == 0 and "the validation part is all pore" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -126,6 +138,7 @@ def test_class_that_cannot_be_learnt_is_told(make, files):
         (["--classes", "pore", "solid"], "holds 2, which is no class"),
         ([*CLASSES, "--map", "0:1", "1:0"], "holds 2, which is no class"),
         ([*CLASSES, "--map", "0:1", "1:3", "2:0"], "class 3 does not exist"),
+        ([*CLASSES, "--map", "0:1", "1:2", "0:0", "2:0"], "two classes"),
         ([*CLASSES, "--map", "0-1"], "each must be FROM:TO"),
         ([*CLASSES, "--shares", "0.5", "0.2", "0.2"], "the sum 1"),
         ([*CLASSES, "--shares", "1", "0", "0"], "above 0"),
