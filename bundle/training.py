@@ -28,6 +28,7 @@ from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
 from bundle.training_range import image_files
@@ -238,24 +239,17 @@ class TrainingState:
 
     def _load(self, state: dict) -> None:
         """Take up the saved parts; what the run is asked for now, its schedules and learning rates, wins over them."""
-        asked = {}
         for name, part in self.parts.items():
-            if hasattr(part, "base_lrs"):
-                arguments = set(inspect.signature(type(part)).parameters) - {"last_epoch"}
-                state[name] |= {k: v for k, v in part.state_dict().items() if k in arguments}
-                options = [
-                    {k: v for k, v in g.items() if k not in ("params", "lr")} for g in part.optimizer.param_groups
-                ]
-                asked[name] = part.base_lrs, options
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        for name, (rates, options) in asked.items():
-            schedule = self.parts[name]
-            groups = schedule.optimizer.param_groups
-            for group, kept, rate, old in zip(groups, options, rates, schedule.base_lrs, strict=True):
-                group |= kept
-                group["lr"] = group["lr"] * (rate / old) if old else rate
-            schedule.base_lrs = rates
+            saved = state[name]
+            if isinstance(part, LRScheduler):
+                asked = set(inspect.signature(type(part)).parameters) - {"last_epoch"} | {"base_lrs"}
+                saved |= {k: v for k, v in part.state_dict().items() if k in asked}
+            elif isinstance(part, torch.optim.Optimizer):
+                for old, new in zip(saved["param_groups"], part.param_groups, strict=True):
+                    before, now = (group.get("initial_lr", group["lr"]) for group in (old, new))
+                    old["lr"] = old["lr"] * (now / before) if before else now
+                    old |= {k: v for k, v in new.items() if k not in ("params", "lr")}
+            part.load_state_dict(saved)
 
     def _start_epoch(self, engine: Engine) -> None:
         entropy = [self.seed, engine.state.epoch, idist.get_rank()]

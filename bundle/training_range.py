@@ -55,8 +55,7 @@ def describe_dataset(folder: Path, preprocess: Callable[[np.ndarray], np.ndarray
     Returns plain JSON values: name, recipe and hashes, pairs per split, shape, voxel size [µm], grey values before and
     after scaling, and for each class its share, its mean scaled grey value and its mean width along x in voxels (runs
     that the border cuts included). A range is [lowest, highest] over the images. Raises FileNotFoundError without a
-    data set, ValueError for one without training pairs or
-    an image without a voxel size.
+    data set, ValueError for one without training pairs or an image without a voxel size.
     """
     folder = Path(folder)
     path = folder / "dataset.json"

@@ -83,6 +83,8 @@ def rows() -> list[Row]:
     always = {"keys": "image", "prob": 1.0}
     half = partial(ParallelBeam, VIEWS)
     turn = ParallelBeam(2 * VIEWS, angular_range_deg=360)
+    hard = scanner(source=Tube(filters_mm={"Al": 1.0}, energy_step_kev=0.5))
+    hardening = ((1.0, 0.12), (4.0, 0.24), (16.0, 0.34))  # voxel [µm], strength
     return [
         Row(
             "drift over 180°",
@@ -189,10 +191,10 @@ def rows() -> list[Row]:
                 Case(
                     f"{v * PIXELS / 1e3:.2g} mm",
                     lambda image, _, s=s: ia.harden(image, s),
-                    scanner(source=Tube(filters_mm={"Al": 1.0}, energy_step_kev=0.5)),
+                    hard,
                     voxel_um=v,
                 )
-                for v, s in ((1.0, 0.12), (4.0, 0.24), (16.0, 0.34))
+                for v, s in hardening
             ),
             bt.RandBeamHardeningd(**always),
         ),
@@ -220,10 +222,10 @@ def rows() -> list[Row]:
                 Case(
                     f"{v * PIXELS / 1e3:.2g} mm",
                     lambda image, _, s=s: ia.cupping(image, s, DIAMETER * PIXELS / 2),
-                    scanner(source=Tube(filters_mm={"Al": 1.0}, energy_step_kev=0.5)),
+                    hard,
                     voxel_um=v,
                 )
-                for v, s in ((1.0, 0.12), (4.0, 0.24), (16.0, 0.34))
+                for v, s in hardening
             ),
             bt.RandCuppingd(**always),
         ),
@@ -313,7 +315,8 @@ def _lines(image: torch.Tensor) -> np.ndarray:
 
 
 def _streaks(which: Scanner, image: torch.Tensor, drawn: dict) -> torch.Tensor:
-    sinograms = [w.sinogram(build(DIAMETER), MATERIALS, VOXEL_UM, drawn, (PIXELS, PIXELS)) for w in (which, scanner())]
+    sample = build(DIAMETER)
+    sinograms = [w.sinogram(sample, MATERIALS, VOXEL_UM, drawn, (PIXELS, PIXELS)) for w in (which, scanner())]
     change = (sinograms[0] - sinograms[1])[..., 0]
     views, detectors = np.nonzero(np.abs(change) > 1e-3)
     heights = np.pi / (4 * VIEWS) * change[views, detectors] / LINE_1

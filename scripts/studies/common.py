@@ -34,6 +34,11 @@ MACHINE = {  # options of every training that the machine decides: workers of th
 _QUIET = {"PYTHONWARNINGS": "ignore:parsing config_file"}  # MONAI's note that configs can run code
 
 
+def folder_name(*words: str) -> str:
+    """Words, such as the name of a network, as the name of a folder: no spaces, no commas."""
+    return "_".join(" ".join(words).replace(",", "").split())
+
+
 def bundle_run(configs: Sequence[str | Path | Mapping], folder: Path, **options) -> float:
     """Run ``python -m monai.bundle run`` in a process of its own.
 

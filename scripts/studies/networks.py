@@ -16,6 +16,7 @@ from tqdm import tqdm
 from studies.common import (
     Segmenter,
     check_names,
+    folder_name,
     generate,
     history,
     markdown,
@@ -72,7 +73,7 @@ def run(
         for material, d in cases:
             shape, epochs = p["shape"][d], p["epochs"][d]
             dataset = generate(out, p["pairs"][d], 0, MATERIALS[material], label=f"{d}d", shape=shape)
-            case = out / "runs" / "_".join([*material.split(), f"{d}d"])
+            case = out / "runs" / folder_name(material, f"{d}d")
             budget = training_seconds(_train(case, dataset, next(iter(NETWORKS)), d, epochs, "epochs"))
             for network in networks:
                 equal = _train(case, dataset, network, d, epochs, "epochs")
@@ -86,7 +87,7 @@ def run(
 
 
 def _train(case: Path, dataset: Path, network: str, dims: int, epochs: int, equal: str) -> Path:
-    run = case.with_name("_".join([case.name, *network.split(), equal]))
+    run = case.with_name(folder_name(case.name, network, equal))
     overlays = ["volume_3d.json"] * (dims == 3) + NETWORKS[network]
     return train(run, dataset / "dataset.json", overlays, max_epochs=epochs, val_interval=max(1, epochs // 5))
 

@@ -30,6 +30,7 @@ from studies.common import (
     Segmenter,
     check_names,
     dice,
+    folder_name,
     generate,
     markdown,
     mean_sd,
@@ -113,17 +114,19 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
     steps = [(name, k) for name in CORRUPTIONS for k in range(len(STRENGTHS))]
     for name, k in tqdm(steps, desc="corrupted test sets", unit="set"):
         tests[name, STRENGTHS[k]] = generate(
-            out, p["test_images"], TEST_SEED, overlay=CORRUPTIONS[name][k], label=_label(name, STRENGTHS[k])
+            out, p["test_images"], TEST_SEED, overlay=CORRUPTIONS[name][k], label=folder_name(name, STRENGTHS[k])
         )
     table: dict[str, dict[str, dict]] = {}
     for network in tqdm(networks, desc="networks", unit="network"):
         scans = clean
         if network in ORACLES:
             name = ORACLES[network]
-            scans = generate(out, p["pairs"], TRAIN_SEED, overlay=CORRUPTIONS[name][1], label=_label(name, "middle"))
+            scans = generate(
+                out, p["pairs"], TRAIN_SEED, overlay=CORRUPTIONS[name][1], label=folder_name(name, "middle")
+            )
         augmented = network == "all" or network in FAMILIES
         trained = train(
-            out / "runs" / network.replace(", ", "_").replace(" ", "_"),
+            out / "runs" / folder_name(network),
             scans / "dataset.json",
             ["network_segresnet.json"] + augmented * ["augment.json"],
             max_epochs=p["epochs"],
@@ -140,10 +143,6 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
             entry["shifted"] = mean_sd([v["shifted"] for v in values])[0]
             table[network][f"{name}/{strength}"] = entry
         write_results(out, "robustness", size, {"dice": table}, _table(table), _figure(out, table, tests))
-
-
-def _label(name: str, strength: str) -> str:
-    return f"{name.replace(' ', '_')}_{strength}"
 
 
 def _only(network: str) -> dict[str, float]:

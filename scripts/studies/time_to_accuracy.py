@@ -20,6 +20,7 @@ from bundle.volume_io import read_labels, read_volume
 from studies.common import (
     check_names,
     dice,
+    folder_name,
     generate,
     history,
     markdown,
@@ -62,7 +63,7 @@ def run(out: Path, size: str, recipes: tuple[str, ...] = tuple(RECIPES)) -> None
     for recipe in tqdm(recipes, desc="recipes", unit="recipe"):
         overlays, options = RECIPES[recipe]
         for epochs in p["epochs"]:
-            folder = out / "runs" / f"{'_'.join(recipe.replace(',', '').split())}_{epochs}"
+            folder = out / "runs" / folder_name(recipe, str(epochs))
             trained = train(
                 folder,
                 dataset / "dataset.json",

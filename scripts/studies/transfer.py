@@ -20,7 +20,7 @@ from tqdm import tqdm
 from bundle.metrics import score
 from bundle.pictures import label_colours, show, to_grey
 from bundle.volume_io import read_volume, write_json, write_nifti
-from studies.common import Segmenter, generate, markdown, train, write_results
+from studies.common import Segmenter, folder_name, generate, markdown, train, write_results
 
 SIZES = {
     "small": {"pairs": 150, "pretraining": 25, "epochs": 30, "seeds": 1},
@@ -68,7 +68,7 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
             if options:
                 options["pretrained"] = pretrained / "model.pt"
             trained = train(
-                out / "runs" / f"{source}_{'_'.join(way.replace(',', '').split())}_{seed}",
+                out / "runs" / folder_name(source, way, str(seed)),
                 annotated(real, source, out / "data" / source),
                 ["transfer.json"],
                 max_epochs=p["epochs"],
@@ -142,6 +142,6 @@ def _figure(out: Path, real: Path) -> Figure:
     show(axes[0], to_grey(image), size_um, target)
     show(axes[1], label_colours(truth, len(CLASS_NAMES)), size_um, "label")
     for k, way in enumerate(WAYS, start=2):
-        name = "pretraining" if WAYS[way] is None else f"{source}_{'_'.join(way.replace(',', '').split())}_0"
+        name = "pretraining" if WAYS[way] is None else folder_name(source, way, "0")
         show(axes[k], label_colours(Segmenter(out / "runs" / name)(image), len(CLASS_NAMES)), size_um, way)
     return figure
