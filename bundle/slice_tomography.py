@@ -179,7 +179,7 @@ class SmallScan:
 
     @staticmethod
     def _sample(values: Tensor, places: Tensor) -> Tensor:
-        return F.grid_sample(values, places, padding_mode="zeros", align_corners=True)
+        return F.grid_sample(values, places, padding_mode="zeros", align_corners=False)
 
     def back(self, lines: Tensor) -> Tensor:
         """Mean over the views of what they hold at each place, with the voxels of the image."""
@@ -206,7 +206,7 @@ def _rays(shape: tuple[int, int], views: int, device: torch.device) -> tuple[Ten
     detectors = math.ceil(math.hypot(*shape))
     along, across = pixel_axes((detectors, detectors), device)
     row, column = -sine * across - cosine * along, cosine * across - sine * along
-    rays = torch.stack([column * (2 / (shape[1] - 1)), row * (2 / (shape[0] - 1))], -1)
+    rays = torch.stack([column * (2 / shape[1]), row * (2 / shape[0])], -1)
     rows, columns = pixel_axes(shape, device)
     detector = cosine * columns - sine * rows
-    return rays, torch.stack([detector * (2 / (detectors - 1)), torch.zeros_like(detector)], -1)
+    return rays, torch.stack([detector * (2 / detectors), torch.zeros_like(detector)], -1)

@@ -1,8 +1,8 @@
 """What every study does: generate, train and score as the bundle does, each step once.
 
 A step whose result is there is not done again, so a study that was stopped goes on. All steps of a study lie in its
-output folder: ``data/`` and ``runs/``, one folder each. A training is a command of its own, with its output in
-``log.txt``.
+output folder: ``data/`` and ``runs/``, one folder each. That folder may be moved, to another machine as well. A
+training is a command of its own, with its output in ``log.txt``.
 """
 
 from __future__ import annotations
@@ -115,10 +115,11 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
         ValueError: ``run`` was made with other options, or with other values in the configs.
     """
     options = {"early_stop_patience": 0, **options}
-    asked = {"datalist": str(datalist), "configs": [_content(o) for o in ("train.json", *overlays)], **options}
+    asked = {"datalist": datalist, "configs": [_content(o) for o in ("train.json", *overlays)], **options}
+    asked = json.loads(json.dumps(asked, default=lambda path: os.path.relpath(path, run)))  # a folder may be moved
     record = run / "study_run.json"
     before = json.loads(record.read_text()) if record.exists() else None
-    if before and before["asked"] != _plain(asked):
+    if before and before["asked"] != asked:
         raise ValueError(f"{run} was trained with other options; choose another --out, or remove it")
     if not (before and before["done"]):
         write_json(record, {"asked": asked, "done": False})
@@ -159,6 +160,7 @@ class Segmenter:
     def __init__(self, run: Path, mirror: bool = True):
         config = json.loads((run / "run.json").read_text())["config"]
         parser = ConfigParser(config)
+        parser["datalist"] = str(run / json.loads((run / "study_run.json").read_text())["asked"]["datalist"])
         parser["mirror"] = mirror
         self.class_names = parser.get_parsed_content("class_names")
         self.network = parser.get_parsed_content("network_def")
@@ -253,7 +255,3 @@ def _content(config: str | Path | Mapping) -> dict:
     if not isinstance(config, Mapping):
         config = ConfigParser.load_config_file(str(ROOT / "configs" / config))
     return {key: value for key, value in config.items() if key != "_desc_"}
-
-
-def _plain(value):
-    return json.loads(json.dumps(value, default=str))

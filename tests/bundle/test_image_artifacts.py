@@ -482,7 +482,7 @@ def test_a_volume_is_its_slices_along_the_last_axis(name):
         np.testing.assert_allclose(seen[..., z], BY_SLICE[name](volume[..., z]), atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 30, 42), (2, 31, 30, 5), (1, 70, 9)])
+@pytest.mark.parametrize("shape", [(2, 30, 42), (2, 31, 30, 5), (1, 70, 9), (1, 200, 3), (1, 1, 400)])
 @pytest.mark.parametrize("name", [*BY_SLICE, *OF_VOLUMES])
 def test_shape_type_and_input_are_kept(name, shape):
     image = torch.rand(shape, generator=torch.Generator().manual_seed(0))

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -198,6 +200,23 @@ def test_run_with_another_config_of_the_same_name_is_not_taken_for_it(tmp_path, 
     with pytest.raises(ValueError, match="trained with other options"):
         common.train(tmp_path / "run", tmp_path / "dataset.json", [overlay])
     assert len(runs) == 1
+
+
+def test_moved_study_is_found_done(robust, tmp_path, monkeypatch):
+    out, _ = robust
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    away = out.with_name("away")
+    out.rename(away)
+    try:
+        monkeypatch.setattr(common, "bundle_run", lambda *a, **k: pytest.fail("trained again"))
+        options = json.loads((moved / "runs/none/study_run.json").read_text())["asked"]
+        datalist = Path(os.path.normpath(moved / "runs/none" / options.pop("datalist")))
+        assert datalist.is_relative_to(moved) and options.pop("configs")
+        common.train(moved / "runs/none", datalist, ["network_segresnet.json"], **options)
+        assert common.Segmenter(moved / "runs/none").class_names == ["pore", "particle"]
+    finally:
+        away.rename(out)
 
 
 def test_data_of_another_recipe_is_not_taken_for_it(tmp_path):
