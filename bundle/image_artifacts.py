@@ -1,9 +1,9 @@
 """Artefacts of a CT scan, made in the image: cheap versions of what arises in the sinogram, to train on.
 
 Pure functions of tensors, on any device. An ``image`` is float32 (channels, x, y) or (channels, x, y, z); z, the last
-axis of a volume, is the rotation axis, so a slice is (x, y). Channels are neighbours that share the artefact. Grey
-values count from 0, air, to about 1; a line integral is in grey times pixels. The result is a new tensor of the same
-shape. Random patterns come from a ``seed``: the same one gives the same pattern on the same kind of device.
+axis of a volume, is the rotation axis, so a slice is (x, y). Channels are images of one scan and share the artefact.
+Grey values count from 0, air, to about 1; a line integral is in grey times pixels. The result is a new tensor of the
+same shape. Random patterns come from a ``seed``: the same one gives the same pattern on the same kind of device.
 
 At the angle θ the detector runs along (−sin θ, cos θ) in the image's first and second axis. By the Fourier slice
 theorem the projection at θ has the spectrum of the image on the line through the origin along its detector: a filter of

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import AdjustContrast, MapTransform, RandomizableTrait
+from monai.transforms import AdjustContrast, Compose, MapTransform, Randomizable, RandomizableTrait
 
 from bundle import image_artifacts
 from bundle.random_artifact import (
@@ -118,6 +118,49 @@ class ScalePercentilesd(MapTransform):
                     low, high = min(low, 0.0), max(high, 1.0)
                 scaled.append((image - low) / ((high - low) or 1.0))  # of one grey value: zero, as MONAI's
             d[key] = with_values(d[key], torch.cat(scaled) if self.images > 1 else scaled[0])
+        return d
+
+
+class BeyondBorderd(MapTransform, Randomizable, RandomizableTrait):
+    """Transforms that see the image go on beyond its border, where MONAI's blur and sharpening see zero.
+
+    Zero is right in a slice that ends in air. A volume ends in its mirror image along the rotation axis, its last.
+
+    Args:
+        keys, allow_missing_keys: images (channels, x, y[, z]).
+        transforms: dictionary transforms, which keep the shape.
+        beyond: what lies beyond the border of a slice, "air" or "mirror".
+        border_px: [pixels] by which an image is continued: as far as the transforms reach.
+    """
+
+    def __init__(
+        self, keys, transforms: Sequence, beyond: str = "air", border_px: int = 10, allow_missing_keys: bool = False
+    ):
+        super().__init__(keys, allow_missing_keys)
+        self.inside = Compose(transforms)
+        border_px = int(check_number("border_px", border_px, 0, 1e4))
+        in_slice = border_px if check_beyond(beyond) == "mirror" else 0
+        self.borders = (in_slice, in_slice, border_px)
+
+    def set_random_state(self, seed=None, state=None):
+        self.inside.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
+        d = dict(data)
+        for key in self.key_iterator(d):
+            values = plain_values(d[key])
+            for axis, border in zip(range(1, values.ndim), self.borders, strict=False):
+                if border:
+                    n = values.shape[axis]
+                    place = torch.arange(-border, n + border, device=values.device) % (2 * n)
+                    values = values.index_select(axis, torch.minimum(place, 2 * n - 1 - place))
+            d[key] = with_values(d[key], values)
+        d = self.inside(d)
+        for key in self.key_iterator(d):
+            values = plain_values(d[key])
+            inner = [slice(b, n - b) for n, b in zip(values.shape[1:], self.borders, strict=False)]
+            d[key] = with_values(d[key], values[(slice(None), *inner)].contiguous())
         return d
 
 

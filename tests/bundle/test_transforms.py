@@ -10,11 +10,13 @@ from monai.bundle import ConfigParser
 from monai.data import CacheDataset, DataLoader, MetaTensor
 from monai.transforms import (
     Compose,
+    GaussianSmoothd,
     Identityd,
     OneOf,
     RandSimulateLowResolutiond,
     ScaleIntensityRangePercentilesd,
 )
+from scipy import ndimage
 
 from bundle import transforms
 from bundle.random_artifact import META_KEY, RandArtifactd
@@ -183,6 +185,28 @@ def test_a_cached_image_keeps_no_notes():
     assert not cached["image"].applied_operations and not cached["label"].applied_operations
 
 
+@pytest.mark.parametrize("shape", [(1, 20, 24), (2, 20, 24, 16), (1, 20, 24, 3)])
+def test_blur_sees_the_image_go_on(shape):
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    blur = GaussianSmoothd("image", sigma=1.5)
+    axes = range(1, len(shape))
+    for beyond, modes in (("mirror", "reflect"), ("air", ["constant", "constant", "reflect"][: len(axes)])):
+        seen = transforms.BeyondBorderd("image", [blur], beyond)({"image": image})["image"]
+        expected = ndimage.gaussian_filter(image.numpy(), 1.5, mode=modes, axes=axes)
+        np.testing.assert_allclose(seen, expected, atol=0.01)  # MONAI takes a Gaussian's mean over each voxel
+        assert seen.is_contiguous()
+
+
+def test_what_is_drawn_beyond_borders_follows_the_seed_and_keeps_the_metadata():
+    noise = transforms.RandGreyNoised("image", 1.0)
+    act = transforms.BeyondBorderd("image", [noise]).set_random_state(3)
+    image = MetaTensor(torch.rand(1, 8, 8, 4), affine=torch.diag(torch.tensor([2.0, 2, 3, 1])))
+    first = act({"image": image})["image"]
+    assert torch.equal(first.affine, image.affine) and "RandGreyNoised" in first.meta["artifacts"]
+    assert torch.equal(act.set_random_state(3)({"image": image})["image"], first)
+    assert not torch.equal(act({"image": image})["image"], first)
+
+
 # configs/augment.json
 
 
@@ -198,9 +222,12 @@ def families(root) -> list[str]:
     return [key for key in json.loads((root / "configs/augment.json").read_text()) if key.endswith("_prob")]
 
 
-@pytest.mark.parametrize(("dims", "shape"), [(2, (1, 48, 40)), (2, (3, 48, 40)), (3, (1, 24, 20, 16))])
+@pytest.mark.parametrize(
+    ("dims", "shape"),
+    [(2, (1, 48, 40)), (2, (3, 48, 40)), (3, (1, 24, 20, 16)), (2, (1, 48, 40, 5)), (2, (1, 48, 40, 1))],  # 2.5D
+)
 def test_the_overlay_makes_batches(root, dims, shape):
-    act = augmentation(root, spatial_dims=dims, clean_prob=0.1)
+    act = augmentation(root, spatial_dims=dims, data_dims=len(shape) - 1, clean_prob=0.1)
     data = [pair_of(shape, k) for k in range(12)]
     batches = list(DataLoader(CacheDataset(data, act, progress=False), batch_size=4))
     for k, batch in enumerate(batches):
@@ -257,7 +284,7 @@ def test_low_resolution_does_not_shift_the_image_off_its_label(root, dims):
     blob = torch.exp(-(at**2).sum(0) / (2 * 5**2))[None]
     low = next(
         t
-        for t in augmentation(root, spatial_dims=dims).transforms[1].transforms[0].transforms
+        for t in augmentation(root, spatial_dims=dims, data_dims=dims).transforms[1].transforms[0].transforms
         if isinstance(t, RandSimulateLowResolutiond)
     )
     low.prob, low.sim_lowres_tfm.prob, low.sim_lowres_tfm.zoom_range = 1.0, 1.0, (0.5, 0.5)

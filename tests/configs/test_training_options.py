@@ -116,7 +116,7 @@ def test_augmentation_comes_after_the_scaling_and_before_the_crop(root, flat_dat
     for overlays, expected in (
         ([], [scale, noise, patches]),
         (["volume_3d.json"], [scale, patches, noise]),
-        (["slices_25d.json"], [scale, patches, "SlicesToChannelsd", noise, "RandSpatialCropd"]),
+        (["slices_25d.json"], [scale, patches, noise, "SlicesToChannelsd", "RandSpatialCropd"]),
     ):
         assert [k for k in kinds(*overlays) if k in expected] == expected
 
