@@ -22,16 +22,10 @@ from bundle.volume_io import write_json
 from studies.common import generate, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
-    "small": {"pairs": 290, "shares": (0.1, 0.3, 1.0), "seeds": 3, "steps": 1000, "batch": 4, "discriminator": 32},
-    "full": {
-        "pairs": 1000,
-        "shares": tuple(k / 10 for k in range(1, 11)),
-        "seeds": 3,
-        "steps": 5000,
-        "batch": 8,
-        "discriminator": 64,
-    },
+    "small": {"pairs": 290, "seeds": 3, "steps": 1000, "batch": 4, "discriminator": 32},
+    "full": {"pairs": 1000, "seeds": 3, "steps": 5000, "batch": 8, "discriminator": 64},
 }
+SHARES = tuple(k / 10 for k in range(1, 11))
 NETWORKS = {"UNet": [], "Pix2Pix": ["train_pix2pix.json"]}
 VALIDATIONS = 6  # times a run is validated
 
@@ -40,7 +34,7 @@ def run(out: Path, size: str) -> None:
     """Do the study; every step whose result lies in ``out`` is taken from there."""
     p = SIZES[size]
     dataset = generate(out, p["pairs"], seed=0)
-    jobs = [(share, seed, name) for share in p["shares"] for seed in range(p["seeds"]) for name in NETWORKS]
+    jobs = [(share, seed, name) for share in SHARES for seed in range(p["seeds"]) for name in NETWORKS]
     results: dict[str, dict[str, list[list[float]]]] = {name: {} for name in NETWORKS}
     for share, seed, name in tqdm(jobs, desc="trainings", unit="run"):
         datalist, count = subset(dataset, share, seed)
@@ -59,7 +53,7 @@ def run(out: Path, size: str) -> None:
         dice = [row["mean_dice"] for row in scores(trained, dataset, ("test",))]
         results[name].setdefault(f"{share:g}", []).append(dice)
     content = {"dice_of_each_image": results, "training_images": round(0.7 * p["pairs"]), "steps": p["steps"]}
-    write_results(out, "data_volume", size, content, _table(results, p, dataset), _figure(results, p))
+    write_results(out, "data_volume", size, content, _table(results, dataset), _figure(results))
 
 
 def subset(dataset: Path, share: float, seed: int) -> tuple[Path, int]:
@@ -75,10 +69,10 @@ def subset(dataset: Path, share: float, seed: int) -> tuple[Path, int]:
     return path, count
 
 
-def _table(results: dict, p: dict, dataset: Path) -> str:
+def _table(results: dict, dataset: Path) -> str:
     whole = len(json.loads((dataset / "dataset.json").read_text())["training"])
     rows = []
-    for share in p["shares"]:
+    for share in SHARES:
         row = [f"{share:.0%}", max(1, round(share * whole))]
         for name in NETWORKS:
             runs = results[name].get(f"{share:g}", [])
@@ -93,7 +87,7 @@ def _table(results: dict, p: dict, dataset: Path) -> str:
     return markdown(header, rows)
 
 
-def _figure(results: dict, p: dict) -> Figure:
+def _figure(results: dict) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     for name, by_share in results.items():
