@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import AdjustContrast, Compose, MapTransform, Randomizable, RandomizableTrait
+from monai.transforms.croppad.functional import pad_nd
 
 from bundle import image_artifacts
 from bundle.random_artifact import (
@@ -150,12 +151,8 @@ class BeyondBorderd(MapTransform, Randomizable, RandomizableTrait):
         d = dict(data)
         for key in self.key_iterator(d):
             values = plain_values(d[key])
-            for axis, border in zip(range(1, values.ndim), self.borders, strict=False):
-                if border:
-                    n = values.shape[axis]
-                    place = torch.arange(-border, n + border, device=values.device) % (2 * n)
-                    values = values.index_select(axis, torch.minimum(place, 2 * n - 1 - place))
-            d[key] = with_values(d[key], values)
+            widths = [(0, 0), *((border, border) for border in self.borders[: values.ndim - 1])]
+            d[key] = with_values(d[key], pad_nd(values, widths, mode="symmetric"))
         d = self.inside(d)
         for key in self.key_iterator(d):
             values = plain_values(d[key])
