@@ -35,6 +35,21 @@ class LabelL1Loss(torch.nn.Module):
         return functional.l1_loss(logits.float().softmax(1), one_hot(label, logits.shape[1]))
 
 
+class AdversarialLoss(PatchAdversarialLoss):
+    """MONAI's, with the cross-entropy taken of the logits.
+
+    MONAI's own is that of a sigmoid, rounded to 1 where the discriminator is sure: no gradient would be left there.
+
+    Args:
+        criterion: "bce", "least_squares" or "hinge".
+    """
+
+    def __init__(self, criterion: str = "bce") -> None:
+        super().__init__(criterion=criterion, no_activation_leastsq=True)
+        if criterion == "bce":
+            self.activation, self.loss_fct = None, torch.nn.BCEWithLogitsLoss()
+
+
 class ConstantThenLinear(LambdaLR):
     """Learning rate that is constant at first and then falls linearly to zero at the last step.
 

@@ -63,7 +63,12 @@ def title(record: Mapping) -> str:
 def _summary(record: Mapping) -> str:
     network = record["network"]
     of = "" if _own_network(record) else " (MONAI)"
-    source = "simulated scans only, without manual labels" if record["data"]["recipe"] else "labelled scans"
+    source = "simulated scans" if record["data"]["recipe"] else "labelled scans"
+    start = record["training"]["hyper_parameters"].get("pretrained")
+    if start:
+        source += f" from the weights of {start} on, whose own data this card does not describe"
+    elif record["data"]["recipe"]:
+        source += " only, without manual labels"
     return (
         f"**{record['name']} {record['version']}** labels every voxel of a grey X-ray CT scan as "
         f"{_listed([f'{name} ({k})' for k, name in enumerate(record['classes'])])}. It is a {network['spatial_dims']}D "

@@ -18,6 +18,7 @@ ENTRY_POINTS = (
     "initialize", "run", "finalize",
 )  # fmt: skip
 OF_THE_RUN = ("spatial_dims", "neighbours", "roi_size", "intensity", "network_def")
+WITHOUT_OTHER_WEIGHTS = {"pretrained": None, "pretrained_part": "all", "freeze": False}
 _REFERENCE = re.compile(r"@(\w+)")
 
 
@@ -95,12 +96,16 @@ def training_config(run: Mapping, class_names: Sequence[str], channel_names: Seq
         "class_names": [str(n) for n in class_names],
         "channel_names": [str(n) for n in channel_names],
     }
-    if "pretrained" in config:
-        config["pretrained"] = None
-    for where, value in walk(config):
-        if isinstance(value, str) and re.match(r"(/|~|[A-Za-z]:\\)", value):
-            raise ValueError(f"the run's config names a path of this machine, {where} = {value!r}; a bundle cannot")
+    config |= {key: value for key, value in WITHOUT_OTHER_WEIGHTS.items() if key in config}
+    check_portable(config, "config")
     return config
+
+
+def check_portable(values: Mapping, what: str) -> None:
+    """Raise ValueError where the run's config or hyper-parameters name an absolute path."""
+    for where, value in walk(values):
+        if isinstance(value, str) and re.match(r"(/|~|[A-Za-z]:\\)", value):
+            raise ValueError(f"the run's {what} names a path of this machine, {where} = {value!r}; a bundle cannot")
 
 
 def run_class_names(run_folder: Path, config: Mapping, hyper_parameters: Mapping | None = None) -> list[str]:

@@ -126,6 +126,26 @@ def unpool(x: torch.Tensor, places: torch.Tensor, size: list[int]) -> torch.Tens
     return whole.flatten(2).scatter(2, places.flatten(2), x.flatten(2)).reshape(whole.shape)
 
 
+def size_multiple(network: nn.Module, in_channels: int, spatial_dims: int, smallest: int = 1) -> int:
+    """The smallest power of two whose multiples, from ``smallest`` times on, the network takes as windows [voxels].
+
+    Some norms take no single voxel at the bottom, so that twice the multiple is the smallest window. Raises ValueError
+    where it is above 128.
+    """
+    device, training = next(network.parameters()).device, network.training
+    network.eval()  # running statistics stay as they are
+    for k in (1, 2, 4, 8, 16, 32, 64, 128):
+        shapes = [(1, in_channels, *[n] * spatial_dims) for n in (smallest * k, 3 * k)]
+        try:
+            with torch.inference_mode():
+                if all(network(torch.zeros(shape, device=device)).shape[2:] == shape[2:] for shape in shapes):
+                    network.train(training)
+                    return k
+        except (RuntimeError, ValueError):  # a size that its poolings cannot halve, or a norm of a single voxel
+            continue
+    raise ValueError(f"{type(network).__name__} takes no window of {spatial_dims} equal sides up to 128 voxels")
+
+
 def _check(spatial_dims: int, kernel_size: int, norm: str | tuple | None, act: str | tuple) -> None:
     if spatial_dims not in (2, 3):
         raise ValueError(f"spatial_dims {spatial_dims!r} must be 2 or 3")

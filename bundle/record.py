@@ -22,12 +22,14 @@ from PIL import Image
 from bundle.card import model_card
 from bundle.inference import load_weights, segment
 from bundle.model_config import (
+    check_portable,
     dataset_folder,
     inference_config,
     run_channel_names,
     run_class_names,
     training_config,
 )
+from bundle.networks import size_multiple
 from bundle.safe_config import problems
 from bundle.slices import stack_neighbours
 from bundle.training_range import as_network_sees, describe_dataset, image_files
@@ -109,6 +111,7 @@ def _record(
     run, history, metrics = (_read(checkpoint.parent / source) for source in sources)
     if not run.get("config"):
         raise ValueError(f"{checkpoint.parent}/run.json: holds no config; train with python -m monai.bundle run")
+    check_portable(run["hyper_parameters"], "record")
     names = run_class_names(checkpoint.parent, run["config"], run.get("hyper_parameters"))
     channels = run_channel_names(run["config"], run.get("hyper_parameters"))
     config = inference_config(run["config"], names, channels)
@@ -222,19 +225,6 @@ def _example(folder: Path, intensity: Callable, config: Mapping, in_channels: in
     if len(shape) > dims:
         stacked = stacked[..., shape[-1] // 2]
     return np.ascontiguousarray(stacked, dtype=np.float32)
-
-
-def size_multiple(network: torch.nn.Module, in_channels: int, spatial_dims: int) -> int:
-    """The smallest power of two whose multiples are window sizes that the network takes [voxels]."""
-    for k in (1, 2, 4, 8, 16, 32, 64, 128):
-        shapes = [(1, in_channels, *[n] * spatial_dims) for n in (k, 3 * k)]
-        try:
-            with torch.inference_mode():
-                if all(network(torch.zeros(shape)).shape[2:] == shape[2:] for shape in shapes):
-                    return k
-        except (RuntimeError, ValueError):  # a size that its poolings cannot halve, or a norm of a single voxel
-            continue
-    raise ValueError(f"{type(network).__name__} takes no window of {spatial_dims} equal sides up to 128 voxels")
 
 
 def _write_weights(checkpoint: Path, target: Path) -> None:

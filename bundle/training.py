@@ -23,17 +23,21 @@ import torch
 from fire.parser import DefaultParseValue
 from ignite.engine import Engine, Events
 from monai.bundle import ConfigParser
-from monai.data import load_decathlon_datalist
+from monai.data import DistributedSampler, load_decathlon_datalist
 from monai.data.utils import set_rnd
 from monai.engines.utils import IterationEvents
 from monai.handlers import ValidationHandler
+from monai.transforms import RandRotate90d
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import RandomSampler, Sampler
 
+from bundle.networks import size_multiple
 from bundle.training_range import image_files
 from bundle.volume_io import atomic_path, one_line, write_json
 
+_PROGRESS = {"kinds", "class_names", "epoch", "iteration", "best_score", "best_epoch", "history"}  # no parts of a run
 _PACKAGES = ("monai", "torch", "pytorch-ignite", "numpy", "nibabel", "tensorboard")
 
 
@@ -154,6 +158,71 @@ def _read_datalist(path: Path) -> dict:
     return content
 
 
+def check_windows(
+    network: torch.nn.Module,
+    in_channels: int,
+    spatial_dims: int,
+    patch_size: Sequence[int],
+    roi_size: Sequence[int],
+    transforms: Sequence = (),
+) -> None:
+    """Stop before the work starts where the network cannot take the windows that it will be given.
+
+    Args:
+        network: maps (B, in_channels, window) to logits of the same window.
+        in_channels: of its input.
+        spatial_dims: 2 or 3, axes of a window.
+        patch_size: [voxels] of training.
+        roi_size: [voxels] of validation.
+        transforms: those of training; where MONAI's RandRotate90d is one of them, the axes that it turns must be alike.
+
+    Raises:
+        ValueError: another number of axes, sizes that the network cannot halve, or patches that change shape.
+    """
+    multiple = size_multiple(network, in_channels, spatial_dims, smallest=2)
+    for name, size in (("patch_size", patch_size), ("roi_size", roi_size)):
+        whole = len(size) == spatial_dims and all(n == int(n) and n > 0 and n % multiple == 0 for n in size)
+        if not whole:
+            raise ValueError(
+                f"{name} {list(size)} must be {spatial_dims} multiples of {multiple}, for this {type(network).__name__}"
+            )
+    for turned in (t.spatial_axes for t in transforms if isinstance(t, RandRotate90d)):
+        if len({patch_size[axis] for axis in turned}) > 1:
+            raise ValueError(
+                f"patch_size {list(patch_size)} must be the same along the axes {list(turned)}, which are turned by 90°"
+            )
+
+
+def epoch_sampler(dataset: Any, batch_size: int, steps: int | None = None, seed: int = 0) -> Sampler:
+    """What an epoch of training consists of.
+
+    Args:
+        dataset: of all pairs.
+        batch_size: of one process.
+        steps: batches of an epoch, of pairs drawn with replacement, for few pairs; None for every pair once.
+        seed: of the order where several processes share the pairs; else torch's own state decides.
+
+    Raises:
+        ValueError: ``steps`` below 1.
+    """
+    if steps is not None:
+        if steps < 1:
+            raise ValueError(f"steps_per_epoch {steps} must be at least 1, or null for every pair once")
+        return RandomSampler(dataset, replacement=True, num_samples=steps * batch_size)
+    if idist.get_world_size() > 1:
+        return DistributedSampler(dataset, even_divisible=True, shuffle=True, seed=seed)
+    return RandomSampler(dataset)
+
+
+def first_step(output_dir: str) -> int | None:
+    """The step from which a resumed run writes its curves; None for a new one.
+
+    A killed run has written steps beyond its last checkpoint, which TensorBoard is to forget.
+    """
+    path = Path(output_dir) / "history.json"
+    return json.loads(path.read_text(encoding="utf-8"))[-1]["iteration"] + 1 if path.is_file() else None
+
+
 class TrainingState:
     """Keeps a training run on disk, so that one that was killed goes on where its last epoch ended.
 
@@ -174,13 +243,15 @@ class TrainingState:
         network, optimizer, lr_scheduler: what is saved and restored; besides, what the trainer names in
             ``extra_parts`` (name to object with a state dict), if it does.
         evaluator: validates; its key metric decides (larger is better), its network's weights are ``model.pt``.
-        average: fed after every step, saved and restored.
         patience: epochs without improvement before the run stops; 0 never stops.
         resume: go on from ``last.pt`` if there is one; otherwise an existing one is an error.
         seed: of the random transforms.
+        average: fed after every step, saved and restored.
+        class_names: of the labels, in their order.
 
     Raises:
-        ValueError: ``output_dir`` holds a run of another network, or holds a run and ``resume`` is off.
+        ValueError: ``output_dir`` holds a run of another network, optimiser, schedule, trainer or order of classes, or
+            holds a run and ``resume`` is off.
     """
 
     def __init__(
@@ -194,7 +265,9 @@ class TrainingState:
         resume: bool = True,
         seed: int = 0,
         average: WeightAverage | None = None,
+        class_names: Sequence[str] = (),
     ):
+        self.class_names = list(class_names)
         self.output_dir = Path(output_dir)
         self.parts = {"network": unwrapped(network), "optimizer": optimizer, "lr_scheduler": lr_scheduler}
         self.average = average
@@ -224,8 +297,7 @@ class TrainingState:
         if not self.resume:
             raise ValueError(f"{self.output_dir} holds a run; choose a new output_dir, or go on with --resume True")
         state = torch.load(path, map_location="cpu", weights_only=True)
-        if "average" in state and "average" not in self.parts:
-            raise ValueError(f"{path} is of a run with ema_decay; give it again, or choose a new output_dir")
+        self._check(state, path)
         try:
             self._load(state)
         except (RuntimeError, KeyError, ValueError) as error:
@@ -236,6 +308,30 @@ class TrainingState:
         self.logger.info(f"resumed {path} after epoch {state['epoch']}, best score {self.best_score:.4f}")
         if engine.state.epoch >= engine.state.max_epochs:
             self.logger.info(f"all {engine.state.max_epochs} epochs are done; raise --max_epochs to train on")
+        elif self._stops_early(self.history[-1]):
+            self.logger.info("it was stopped early; raise --early_stop_patience to train on")
+            engine.terminate()
+
+    def _check(self, state: Mapping[str, Any], path: Path) -> None:
+        """Raise ValueError for the checkpoint of a run with other parts or classes."""
+        unknown = sorted(state.keys() - self.parts.keys() - _PROGRESS)
+        if unknown:
+            raise ValueError(
+                f"{path} is of a run with {', '.join(unknown)}, which this one has not; give the options of before "
+                "(ema_decay, the overlays), or choose a new output_dir"
+            )
+        kinds = {name: type(part).__name__ for name, part in self.parts.items()}
+        for name, before in state.get("kinds", {}).items():
+            if name in kinds and kinds[name] != before:
+                raise ValueError(f"{path}: its {name} is {before}, here {kinds[name]}; choose a new output_dir")
+        classes = state.get("class_names", self.class_names)
+        if classes != self.class_names:
+            raise ValueError(f"{path} is of the classes {classes}, here {self.class_names}; choose a new output_dir")
+
+    def _stops_early(self, entry: Mapping[str, Any]) -> bool:
+        """Whether a run ends with the epoch of this entry of the history, since its score has not improved."""
+        validated = self.evaluator.state.key_metric_name in entry
+        return bool(self.patience) and validated and entry["epoch"] - self.best_epoch >= self.patience
 
     def _load(self, state: dict) -> None:
         """Take up the saved parts; what the run is asked for now, its schedules and learning rates, wins over them."""
@@ -286,6 +382,8 @@ class TrainingState:
         _save(
             {
                 **{name: part.state_dict() for name, part in self.parts.items()},
+                "kinds": {name: type(part).__name__ for name, part in self.parts.items()},
+                "class_names": self.class_names,
                 "epoch": engine.state.epoch,
                 "iteration": engine.state.iteration,
                 "best_score": self.best_score,
@@ -296,7 +394,7 @@ class TrainingState:
         )
         if idist.get_rank() == 0:
             write_json(self.output_dir / "history.json", self.history)
-        if validated and self.patience and engine.state.epoch - self.best_epoch >= self.patience:
+        if self._stops_early(entry):
             self.logger.info(f"no better score since epoch {self.best_epoch}: stopped after {engine.state.epoch}")
             engine.terminate()
 
@@ -304,8 +402,14 @@ class TrainingState:
 class Validation(ValidationHandler):
     """MONAI's ValidationHandler by epochs that also validates the last one, whatever the interval.
 
-    Else the end of the learning rate's schedule, where the weights are best, might never be looked at.
+    Else the end of the learning rate's schedule, where the weights are best, might never be looked at. Raises
+    ValueError for an ``interval`` below 1 epoch.
     """
+
+    def __init__(self, interval: int, validator: Engine):
+        if interval < 1:
+            raise ValueError(f"val_interval {interval} must be at least 1 epoch")
+        super().__init__(interval, validator)
 
     def attach(self, engine: Engine) -> None:
         """Attach to the trainer."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from bundle.archive import unpack
 from bundle.inference import read_weights
+from bundle.model_config import checkpoint_config
+from bundle.volume_io import sha256
 
 # names of the tensors from the image to the coarsest level; what leads back up, attention included, is the decoder
 ENCODERS = {
@@ -36,6 +40,7 @@ def start_network(
     part: str = "all",
     freeze: bool = False,
     average_inputs: bool = True,
+    class_names: Sequence[str] = (),
 ) -> torch.nn.Module:
     """A network ready to be trained: weights of another one taken up, on its device, in its memory format.
 
@@ -44,15 +49,16 @@ def start_network(
         device: where it goes.
         channels_last: keep its weights, and so its feature maps, with the channels as the fastest axis.
         path: weights to start from, None for none, as in ``take_weights``.
-        part, freeze, average_inputs: as in ``take_weights``.
+        part, freeze, average_inputs, class_names: as in ``take_weights``.
 
     Raises:
-        FileNotFoundError, ValueError: as in ``take_weights``; ``freeze`` without a path; nothing left to train.
+        FileNotFoundError, ValueError: as in ``take_weights``; a part or ``freeze`` without a path.
     """
     if path is not None:
-        take_weights(network, path, part, freeze, average_inputs)
-    elif freeze:
-        raise ValueError("freeze needs weights to keep: give pretrained, or leave freeze false")
+        take_weights(network, path, part, freeze, average_inputs, class_names)
+    elif freeze or part != "all":
+        asked = "freeze needs weights to keep" if freeze else f"pretrained_part {part!r} needs weights"
+        raise ValueError(f"{asked}: give pretrained, or leave freeze false and pretrained_part 'all'")
     formats = {4: torch.channels_last, 5: torch.channels_last_3d} if channels_last else {}
     network.to(device)
     for parameter in network.parameters():
@@ -67,6 +73,7 @@ def take_weights(
     part: str = "all",
     freeze: bool = False,
     average_inputs: bool = True,
+    class_names: Sequence[str] = (),
 ) -> list[str]:
     """Take up every layer of a file whose weights have the names and shapes of the network's.
 
@@ -78,10 +85,12 @@ def take_weights(
             as in ``models/``.
         part: 'all', or 'encoder' for the way from the image to the coarsest level (the networks in ``ENCODERS``).
         freeze: train only what is new: what was taken up keeps its values, running statistics of its norms included.
-        average_inputs: where only the number of image channels differs, give each channel the mean of the old
-            channels' kernels, scaled so that equal channels are seen as before (the inflation of Carreira and
-            Zisserman, CVPR 2017, arXiv 1705.07750); otherwise such a layer is new, too. It is trained even with
-            ``freeze``.
+        average_inputs: where only the number of image channels differs, share the old channels' kernels out, scaled so
+            that equal channels are seen as before (the inflation of Carreira and Zisserman, CVPR 2017,
+            arXiv 1705.07750): each to its slices where a slice gets neighbours, summed where it loses them, else their
+            mean to all; otherwise such a layer is new, too. It is trained even with ``freeze``.
+        class_names: of the network; weights that say theirs, by the record beside them, must not have the same name
+            at another number.
 
     Returns:
         the names of the tensors that stayed new, of the chosen part.
@@ -89,9 +98,12 @@ def take_weights(
     Raises:
         FileNotFoundError: no such file.
         ValueError: another ``part``, a network whose encoder is unknown, a file without weights or with none that
-            fit, nothing left to train.
+            fit, classes in another order, nothing left to train.
     """
-    source = _source(Path(path))
+    with _unpacked(Path(path)) as file:
+        source = read_weights(file)
+        if part == "all":
+            _check_order(path, _class_names(file), list(class_names))
     target = network.state_dict()
     chosen = _chosen(network, target, part)
     modules = dict(network.named_modules(remove_duplicate=False))
@@ -121,8 +133,19 @@ def take_weights(
     return new
 
 
-def _source(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a file, a folder or a packed bundle."""
+def origin(path: str | os.PathLike | None) -> str | None:
+    """What weights were, for a record: name and version of a bundle, or the file's name, and their sha256."""
+    if path is None:
+        return None
+    with _unpacked(Path(path)) as file:
+        record, digest = _record(file), sha256(file)[:16]
+        name = f"{record['name']} {record['version']}" if record else Path(path).name
+        return f"{name} (sha256 {digest}…)"
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The file of the weights, in a scratch folder where it is in a zip."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = path
         if path.suffix == ".zip":
@@ -132,8 +155,40 @@ def _source(path: Path) -> dict[str, torch.Tensor]:
                 raise ValueError(f"{path}: {error}") from error
         packed = folder / "models" / "model.pt"
         if folder.is_dir():
-            return read_weights(packed if packed.is_file() else folder / "model.pt")
-        return read_weights(path)
+            yield packed if packed.is_file() else folder / "model.pt"
+        else:
+            yield path
+
+
+def _record(file: Path) -> dict | None:
+    """The record of promoted weights, beside them or in a packed bundle."""
+    for path in (file.parent / "record.json", file.parent.parent / "docs" / "record.json"):
+        if path.is_file():
+            return json.loads(path.read_text(encoding="utf-8"))
+    return None
+
+
+def _class_names(file: Path) -> list[str] | None:
+    """The classes of weights in their order, None where nothing beside them says it."""
+    if record := _record(file):
+        return record["classes"]
+    try:
+        config = checkpoint_config(file)
+    except ValueError:  # a run whose data set is gone
+        return None
+    return None if config is None else config["class_names"]
+
+
+def _check_order(path: str | os.PathLike, before: Sequence[str] | None, now: Sequence[str]) -> None:
+    """Raise ValueError where an output layer would be taken up whose classes stand in another order."""
+    if before is None or len(before) != len(now):
+        return
+    moved = [name for name in now if name in before and before.index(name) != now.index(name)]
+    if moved:
+        raise ValueError(
+            f"{path} counts the classes as {list(before)}, the data set as {list(now)}; number its labels alike "
+            "(make_datalist.py --map), or take pretrained_part encoder"
+        )
 
 
 def _chosen(network: torch.nn.Module, target: Mapping[str, torch.Tensor], part: str) -> list[str]:
@@ -169,7 +224,14 @@ def _same_but_inputs(old: Mapping[str, torch.Tensor], new: Mapping[str, torch.Te
 
 def _averaged(old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     """Kernels (out, in, …) for another number of inputs; a bias as it is."""
-    return old if old.ndim == 1 else (old.sum(1, keepdim=True) / new.shape[1]).expand_as(new)
+    if old.ndim == 1:
+        return old
+    before, now = old.shape[1], new.shape[1]
+    if now % before == 0:  # each image gets neighbours, which lie beside it
+        return old.repeat_interleave(now // before, 1) * (before / now)
+    if before % now == 0:
+        return old.unflatten(1, (now, before // now)).sum(2)
+    return (old.sum(1, keepdim=True) / now).expand_as(new)
 
 
 def _example(state: Mapping[str, torch.Tensor], names) -> str:

@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from monai.losses import PatchAdversarialLoss
 from monai.metrics import compute_dice
 from monai.networks import one_hot
 from monai.networks.nets import PatchDiscriminator, UNet
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from bundle.adversarial import ConstantThenLinear, LabelL1Loss, Pix2PixTrainer
+from bundle.adversarial import AdversarialLoss, ConstantThenLinear, LabelL1Loss, Pix2PixTrainer
 from bundle.inference import AutocastInferer
 
 LABEL = torch.tensor([[[[0, 1], [1, 0]]], [[[1, 1], [0, 0]]]])  # (B=2, 1, 2, 2)
@@ -46,7 +45,7 @@ def make_trainer(generator, discriminator, batches=(), criterion="bce", rate=0.1
         "optimizer": torch.optim.SGD(generator.parameters(), rate),
         "discriminator_optimizer": torch.optim.SGD(discriminator.parameters(), rate),
         "loss_function": LabelL1Loss(),
-        "adversarial_loss": PatchAdversarialLoss(criterion=criterion, no_activation_leastsq=True),
+        "adversarial_loss": AdversarialLoss(criterion),
         "inferer": AutocastInferer(),
     }
     return Pix2PixTrainer(
@@ -133,6 +132,16 @@ def test_losses_by_hand_with_least_squares():
     assert float(said["discriminator/accuracy"]) == pytest.approx(
         float(((real > 0.5).float().mean() + (fake <= 0.5).float().mean()) / 2)
     )
+
+
+@pytest.mark.parametrize("logit", [-40.0, 0.3, 40.0])
+def test_cross_entropy_pulls_however_sure_the_discriminator_is(logit):
+    """d/dv of -log σ(v) is σ(v) - 1, of -log σ(-v) it is σ(v)."""
+    for real in (True, False):
+        verdict = torch.full((1, 1, 2, 2), logit, requires_grad=True)
+        AdversarialLoss("bce")(verdict, target_is_real=real, for_discriminator=True).backward()
+        expected = torch.sigmoid(torch.tensor(logit, dtype=torch.float64)) - float(real)
+        assert float(verdict.grad.sum()) == pytest.approx(float(expected), rel=1e-5, abs=1e-15)
 
 
 @pytest.mark.parametrize("criterion", ["bce", "least_squares"])

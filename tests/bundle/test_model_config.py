@@ -52,10 +52,12 @@ def test_neighbours_reach_network_and_inferer(tmp_path):
 
 
 def test_training_config_is_portable(tmp_path):
-    run = training_config(tmp_path, pretrained=str(tmp_path / "model.pt"))
+    run = training_config(tmp_path, pretrained=str(tmp_path / "model.pt"), pretrained_part="encoder", freeze=True)
     config = portable(run, NAMES, ["CT"], "spheres")
     assert str(tmp_path) not in json.dumps(config)
     assert config["class_names"] == NAMES and config["pretrained"] is None
+    parser = ConfigParser(config | {"device": "cpu"})
+    assert all(p.requires_grad for p in parser.get_parsed_content("initial_network").parameters())
     run["train"]["folder"] = "/home/someone"
     with pytest.raises(ValueError, match="train#folder = '/home/someone'"):
         portable(run, NAMES, ["CT"], "spheres")

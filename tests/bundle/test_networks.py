@@ -4,10 +4,11 @@ import warnings
 
 import pytest
 import torch
+from monai.networks.nets import UNet
 from torch import nn
 from torch.nn import functional
 
-from bundle.networks import LRCSNet, unpool
+from bundle.networks import LRCSNet, size_multiple, unpool
 
 
 def small(spatial_dims: int = 2, **options) -> LRCSNet:
@@ -121,3 +122,13 @@ def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         small(**options)
     assert "\n" not in str(caught.value)
+
+
+def test_size_multiple():
+    assert size_multiple(nn.Conv2d(1, 2, 3, padding=1), 1, 2) == 1
+    halved_twice = UNet(2, 1, 2, (4, 4, 4), (2, 2), norm="instance")
+    assert size_multiple(halved_twice, 1, 2) == 8  # its norm needs more than one voxel at the bottom
+    assert size_multiple(halved_twice, 1, 2, smallest=2) == 4 and halved_twice.training
+    assert size_multiple(UNet(3, 1, 2, (4, 4), (2,), norm="batch"), 1, 3) == 2
+    with pytest.raises(ValueError, match="takes no window"):
+        size_multiple(nn.Conv2d(1, 2, 3), 1, 2)

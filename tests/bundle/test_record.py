@@ -10,8 +10,8 @@ from finished_run import NAMES, finished_bundle
 from PIL import Image
 
 from bundle.archive import read_weights
-from bundle.card import class_scores, eval_metrics, front_matter, limits, metadata
-from bundle.record import promote, size_multiple
+from bundle.card import class_scores, eval_metrics, front_matter, limits, metadata, model_card
+from bundle.record import promote
 from bundle.volume_io import sha256
 
 
@@ -185,12 +185,13 @@ def test_other_data_set(copied, tmp_path, flat_dataset):
         promote(copied, "spheres", "0.1.0", tmp_path, dataset=tmp_path / "none")
 
 
-def test_size_multiple():
-    from monai.networks.nets import UNet
-
-    assert size_multiple(torch.nn.Conv2d(1, 2, 3, padding=1), 1, 2) == 1
-    # two halvings would do for multiples of 4, but a norm needs more than one voxel at the bottom
-    assert size_multiple(UNet(2, 1, 2, (4, 4, 4), (2, 2), norm="instance").eval(), 1, 2) == 8
-    assert size_multiple(UNet(3, 1, 2, (4, 4), (2,), norm="batch").eval(), 1, 3) == 2
-    with pytest.raises(ValueError, match="takes no window"):
-        size_multiple(torch.nn.Conv2d(1, 2, 3), 1, 2)
+def test_weights_of_others_are_named_and_their_folder_is_not(record, copied, tmp_path):
+    assert "simulated scans only, without manual labels." in model_card(record, None)
+    training = record["training"] | {"hyper_parameters": {"pretrained": "nmc_cathode 0.1.0 (sha256 0123…)"}}
+    card = model_card(record | {"training": training}, None)
+    assert "from the weights of nmc_cathode 0.1.0 (sha256 0123…) on" in card and "without manual labels" not in card
+    run = json.loads((copied.parent / "run.json").read_text())
+    run["hyper_parameters"]["pretrained"] = "/home/someone/model.pt"
+    (copied.parent / "run.json").write_text(json.dumps(run))
+    with pytest.raises(ValueError, match="the run's record names a path of this machine, pretrained = '/home/someone"):
+        promote(copied, "spheres", "0.1.0", tmp_path)

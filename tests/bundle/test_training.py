@@ -2,6 +2,7 @@
 
 import copy
 import json
+import time
 from types import SimpleNamespace
 
 import fire
@@ -9,6 +10,9 @@ import pytest
 import torch
 from ignite.engine import Engine
 from monai.engines import Evaluator, SupervisedTrainer
+from monai.transforms import RandRotate90d
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from bundle import training
 from bundle.training import GradientClip, WeightAverage, load_datalist, read_class_names, resolved_config
@@ -86,6 +90,57 @@ def test_patience_waits_for_a_validation(monkeypatch, tmp_path):
     clocked = Clocked(monkeypatch, tmp_path, {10: 0.5, 20: 0.6, 30: 0.55}, interval=10, patience=3)
     clocked.trainer.run([0], max_epochs=90)
     assert clocked.validated == [10, 20, 30] and clocked.trainer.state.epoch == 30
+
+
+def test_curves_of_a_resumed_run_have_each_step_once(tmp_path):
+    """A run of 3 steps an epoch, killed in its third, has written two steps beyond its checkpoint."""
+    assert training.first_step(str(tmp_path)) is None
+    (tmp_path / "history.json").write_text(json.dumps([{"epoch": 1, "iteration": 3}, {"epoch": 2, "iteration": 6}]))
+    for first, steps, value in ((None, range(1, 9), 0.0), (training.first_step(tmp_path), range(7, 10), 1.0)):
+        with SummaryWriter(str(tmp_path / "tensorboard"), purge_step=first, filename_suffix=f".{value}") as writer:
+            for step in steps:
+                writer.add_scalar("train_loss", value, step)
+        time.sleep(0 if first else 1.1)  # files are read in the order of their seconds
+    curves = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    points = [(event.step, event.value) for event in curves.Scalars("train_loss")]
+    assert points == [(step, float(step > 6)) for step in range(1, 10)]
+
+
+class Halving(torch.nn.Module):
+    """Takes windows of multiples of 4."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        small = torch.nn.functional.avg_pool2d(image, 4)
+        return self.scale * small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+
+
+@pytest.mark.parametrize(
+    ("patch", "roi", "said"),
+    [
+        ([32, 32], [47, 48], r"roi_size \[47, 48\] must be 2 multiples of 4, for this Halving"),
+        ([31, 31], [48, 48], r"patch_size \[31, 31\] must be 2 multiples of 4"),
+        ([32, 32, 32], [48, 48], "patch_size .* must be 2 multiples of 4"),
+        ([32, 0], [48, 48], "patch_size .* must be 2 multiples of 4"),
+        ([32, 16], [48, 48], r"patch_size \[32, 16\] must be the same along the axes \[0, 1\]"),
+    ],
+)
+def test_windows_that_the_network_cannot_take(patch, roi, said):
+    turns = [RandRotate90d("image", spatial_axes=(0, 1))]
+    training.check_windows(Halving(), 1, 2, [32, 32], [48, 64], turns)
+    training.check_windows(Halving(), 1, 2, [32, 16], [48, 64])
+    with pytest.raises(ValueError, match=said):
+        training.check_windows(Halving(), 1, 2, patch, roi, turns)
+
+
+def test_interval_and_steps_out_of_range():
+    with pytest.raises(ValueError, match="val_interval 0 must be at least 1 epoch"):
+        training.Validation(0, Evaluator.__new__(Evaluator))
+    with pytest.raises(ValueError, match="steps_per_epoch 0 must be at least 1"):
+        training.epoch_sampler([0, 1], batch_size=2, steps=0)
 
 
 def test_split_and_limit(flat_dataset):

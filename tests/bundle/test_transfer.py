@@ -1,6 +1,7 @@
 """Transfer learning: what is taken up, what is new, what is kept."""
 
 import copy
+import json
 import logging
 import shutil
 
@@ -9,7 +10,9 @@ import torch
 from monai.networks.nets import AttentionUnet, BasicUNet, DynUNet, SegResNet, UNet
 
 from bundle.networks import LRCSNet
-from bundle.transfer import ENCODERS, start_network, take_weights
+from bundle.slices import stack_neighbours
+from bundle.transfer import ENCODERS, origin, start_network, take_weights
+from bundle.volume_io import sha256
 
 
 def network(name, in_channels=1, phases=2, seed=0) -> torch.nn.Module:
@@ -98,6 +101,40 @@ def test_other_number_of_channels_sees_equal_channels_as_before(name, old, new, 
     torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+def test_neighbours_of_a_slice_share_the_kernel_of_its_image(tmp_path):
+    """Two images with two neighbours each, in the order of the channels of 2.5D, and back."""
+    source, stacked, back = (network("UNet", in_channels=n, seed=n).eval() for n in (2, 6, 2))
+    take_weights(stacked, saved(source, tmp_path / "a.pt"))
+    take_weights(back, saved(stacked, tmp_path / "b.pt"))
+    image = torch.rand(1, 2, 32, 32)
+    with torch.no_grad():
+        expected = source(image)
+        torch.testing.assert_close(stacked(stack_neighbours(image, 1)), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(back(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_classes_in_another_order_are_refused(tmp_path):
+    record = {"name": "x", "version": "0.1.0", "classes": ["pore", "active", "CBD"]}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    path = saved(network("UNet", phases=3), tmp_path / "model.pt")
+    for names in (["pore", "active", "CBD"], ["air", "nickel", "YSZ"]):
+        assert take_weights(network("UNet", phases=3, seed=1), path, class_names=names) == []
+    other = ["pore", "CBD", "active"]
+    with pytest.raises(ValueError, match=r"counts the classes as \['pore', 'active', 'CBD'\], the data set as"):
+        take_weights(network("UNet", phases=3), path, class_names=other)
+    take_weights(network("UNet", phases=3), path, part="encoder", class_names=other)
+    take_weights(network("UNet", phases=2), path, class_names=["active", "pore"])  # a new output layer
+
+
+def test_origin_names_what_was_taken_and_no_folder(tmp_path):
+    path = saved(network("UNet"), tmp_path / "model.pt")
+    digest = sha256(path)[:16]
+    assert origin(path) == f"model.pt (sha256 {digest}…)" and origin(None) is None
+    record = {"name": "spheres", "version": "0.1.0", "classes": ["pore", "particle"]}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert origin(path) == origin(tmp_path) == f"spheres 0.1.0 (sha256 {digest}…)"
+
+
 def test_input_layer_can_be_new_instead(tmp_path):
     source, net = network("SegResNet"), network("SegResNet", in_channels=3, seed=1)
     before = copy.deepcopy(net)
@@ -181,9 +218,10 @@ def test_file_that_is_not_there(tmp_path):
         start_network(network("UNet"), "cpu", path=tmp_path / "a.pt")
 
 
-def test_freeze_needs_weights():
-    with pytest.raises(ValueError, match="freeze needs weights"):
-        start_network(network("UNet"), "cpu", freeze=True)
+@pytest.mark.parametrize("options", [{"freeze": True}, {"part": "encoder"}, {"part": "enc"}])
+def test_options_that_need_weights(options):
+    with pytest.raises(ValueError, match=r"(freeze|pretrained_part '\w+') needs weights.*give pretrained"):
+        start_network(network("UNet"), "cpu", **options)
 
 
 @pytest.mark.parametrize("dimension", [2, 3])

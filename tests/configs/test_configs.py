@@ -184,6 +184,12 @@ def test_early_stop(root, flat_dataset, tmp_path):
         )
     )
     assert len(history(tmp_path / "r")) == 3
+    before = (tmp_path / "r/last.pt").read_bytes()
+    options |= {"dataset_dir": str(flat_dataset), "output_dir": str(tmp_path / "r"), "max_epochs": 9}
+    run(workflow(root, ["train.json"], **options))  # started again, it stays stopped
+    assert (tmp_path / "r/last.pt").read_bytes() == before
+    run(workflow(root, ["train.json"], **options | {"early_stop_patience": 4}))
+    assert len(history(tmp_path / "r")) == 5
 
 
 def test_volume_overlay_trains_and_evaluates_3d(root, solid_dataset, tmp_path):

@@ -129,6 +129,18 @@ def test_checkpoint_without_a_discriminator_is_refused(bundle_run, flat_dataset,
     assert "discriminator" in str(error)
 
 
+def test_players_are_not_dropped_by_a_run_without_them(bundle_run, flat_dataset, trained):
+    before = (trained / "last.pt").read_bytes()
+    options = {k: v for k, v in SMALL.items() if not k.startswith("discriminator")}
+    with pytest.raises(RuntimeError) as caught:
+        bundle_run(["train.json"], dataset_dir=str(flat_dataset), output_dir=str(trained), max_epochs=9, **options)
+    error = caught.value
+    while error.__cause__ is not None:
+        error = error.__cause__
+    assert "is of a run with discriminator, discriminator_lr_scheduler, discriminator_optimizer" in str(error)
+    assert (trained / "last.pt").read_bytes() == before
+
+
 def test_generator_is_shipped_alone_and_segments(bundle_run, flat_dataset, trained, tmp_path):
     network = UNet(2, 1, 2, NETWORK["channels"], NETWORK["strides"], num_res_units=1, norm="instance")
     load_weights(network, trained / "model.pt")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from bundle.transfer import ENCODERS
 from bundle.volume_io import affine_from_voxel_size, read_volume, write_nifti, write_tiff
 
 SMALL = {
@@ -258,10 +260,24 @@ def test_clipped_steps_are_short(train):
 @pytest.mark.parametrize("amp", [False, True])
 def test_channels_last_trains_alike(train, amp):
     plain = history(train("plain", amp=amp))[0]
-    run = train("last", channels_last=True, amp=amp)
+    last = history(train("last", channels_last=True, amp=amp))[0]
     for key in ("train_loss", "val_loss"):
-        assert history(run)[0][key] == pytest.approx(plain[key], rel=0.02 if amp else 1e-4)
-    assert json.loads((run / "run.json").read_text())["hyper_parameters"]["channels_last"] is True
+        assert last[key] == pytest.approx(plain[key], rel=0.02 if amp else 1e-4)
+
+
+@pytest.mark.parametrize(("amp", "channels_last"), [(False, False), (True, False), (False, True)])
+def test_precision_and_memory_format_reach_the_convolutions(root, flat_dataset, tmp_path, amp, channels_last):
+    """In training and in validation. With one channel both formats are one."""
+    options = {"dataset_dir": str(flat_dataset), "output_dir": str(tmp_path / "r"), "amp": amp}
+    parser = parsed(root, channels_last=channels_last, **options)
+    network = parser.get_parsed_content("network")
+    seen = []
+    inner = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels > 1)
+    inner.register_forward_hook(lambda m, inputs, output: seen.append((m.training, output)))
+    parser.get_parsed_content("train#trainer").run()
+    assert {training for training, _ in seen} == {True, False}
+    assert {output.dtype for _, output in seen} == {torch.bfloat16 if amp else torch.float32}
+    assert all(output.is_contiguous(memory_format=torch.channels_last) == channels_last for _, output in seen)
 
 
 # ------------------------------------------------------------------------------------------------- transfer
@@ -289,6 +305,53 @@ def test_training_on_one_annotated_image_from_other_phases(root, train, tmp_path
         if k.rpartition(".")[0] not in changed:
             assert torch.equal(old[k], new[k]), k
     assert json.loads((run / "run.json").read_text())["hyper_parameters"]["freeze"] is True
+
+
+def test_encoder_is_taken_up_and_kept(train):
+    """What the encoder's names are, tests/bundle/test_transfer.py says."""
+    pretrained = train("pretrained", seed=1)
+    options = {"pretrained": str(pretrained / "model.pt"), "pretrained_part": "encoder", "freeze": True}
+    old, new = weights(pretrained), weights(train("r", learning_rate=0.01, **options), "last.pt")
+    pattern = re.compile(ENCODERS["UNet"])
+    kept = {k for k in old if torch.equal(old[k], new[k])}
+    assert kept == {k for k in old if pattern.match(k)} and kept != set(old)
+    said = json.loads((pretrained.parent / "r/run.json").read_text())["hyper_parameters"]["pretrained"]
+    assert said.startswith("model.pt (sha256 ")
+
+
+def test_classes_in_another_order_are_refused(train, three_phases):
+    run = train("r", dataset_dir=str(three_phases))
+    content = json.loads((three_phases / "dataset.json").read_text())
+    content["labels"] = {"0": "pore", "1": "NMC", "2": "CBD"}
+    (three_phases / "dataset.json").write_text(json.dumps(content))
+    assert "is of the classes ['pore', 'CBD', 'NMC'], here ['pore', 'NMC', 'CBD']" in message(
+        train, "r", dataset_dir=str(three_phases), max_epochs=2
+    )
+    assert len(history(run)) == 1
+
+
+def test_another_schedule_is_refused(train):
+    train("r")
+    assert "its lr_scheduler is WarmupCosineSchedule, here ConstantLR" in message(
+        train, "r", lr_scheduler=CONSTANT, max_epochs=2
+    )
+
+
+def test_windows_are_checked_before_the_images_are_read(train, monkeypatch):
+    monkeypatch.setattr("bundle.monai_io.VolumeReader.read", lambda *a, **k: pytest.fail("read"))
+    assert "roi_size [47, 47] must be 2 multiples of 2" in message(train, "r", roi_size=[47, 47])
+
+
+def test_images_smaller_than_a_patch_go_on_as_their_mirror_image(root, flat_dataset):
+    options = {"dataset_dir": str(flat_dataset), "patch_size": [64, 64]}
+    dataset = parsed(root, **options).get_parsed_content("train#dataset")
+    dataset.transform.set_random_state(seed=0)
+    for item in dataset:
+        assert all(item[0][k].shape == (1, 64, 64) for k in ("image", "label"))
+    padded = dataset._cache[0]  # padded in the cache: 48 pixels from 8 to 56
+    for key in ("image", "label"):
+        values = padded[key].as_tensor()
+        assert torch.equal(values[:, :8], values[:, 8:16].flip(1)) and values.shape == (1, 64, 64)
 
 
 def test_resumed_run_goes_on_from_its_own_weights(train):
@@ -374,10 +437,58 @@ def test_both_players_in_two_processes_are_those_of_one(train, train_in_two, tmp
         assert b["val_mean_dice"] == pytest.approx(a["val_mean_dice"], rel=1e-4)
 
 
-def test_two_processes_validate_with_the_same_running_statistics(root, train_in_two, flat_dataset):
-    """Each saw other batches; what is validated is what is kept, so one process finds the same scores."""
+SPY = """
+import json
+from ignite.engine import Events
+
+class Spy:
+    def __init__(self, rank):
+        self.rank = rank
+
+    def attach(self, engine):
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
+
+    def __call__(self, engine):
+        image = engine.state.batch[0]["image"]
+        seen = [engine.state.epoch, image.meta["filename_or_obj"][-8], float(image.sum())]
+        with open(f"rank_{self.rank}", "a") as file:
+            file.write(json.dumps(seen) + "\\n")
+"""
+
+
+def test_two_processes_share_the_pairs_and_draw_patches_of_their_own(train_in_two, flat_dataset, tmp_path):
+    """Five copies of one image: names tell which is whose, sums tell which patch was cut out."""
+    (tmp_path / "spy.py").write_text(SPY)
+    (tmp_path / "spy.json").write_text(json.dumps({"+train#handlers": [{"_target_": "spy.Spy", "rank": "@rank"}]}))
+    content = json.loads((flat_dataset / "dataset.json").read_text())
+    for part in ("image", "label"):
+        for k in range(5):
+            shutil.copy(flat_dataset / content["training"][0][part], tmp_path / f"{part}_{k}.nii.gz")
+    validation = [{k: str(flat_dataset / v) for k, v in p.items()} for p in content["validation"]]
+    content["training"] = [{part: f"{part}_{k}.nii.gz" for part in ("image", "label")} for k in range(5)]
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"validation": validation}))
+    train_in_two("two", tmp_path / "spy.json", dataset_dir=tmp_path, batch_size=1, max_epochs=2, learning_rate=0.0)
+    ranks = [[json.loads(line) for line in (tmp_path / f"rank_{k}").read_text().splitlines()] for k in (0, 1)]
+    assert [[epoch for epoch, _, _ in rank] for rank in ranks] == [[1, 1, 1, 2, 2, 2]] * 2
+    names = [[[name for e, name, _ in rank if e == epoch] for rank in ranks] for epoch in (1, 2)]
+    assert all(set(one + two) == set("01234") and set(one) != set(two) for one, two in names)
+    assert names[0] != names[1]  # another order in each epoch
+    sums = [total for rank in ranks for _, _, total in rank]
+    assert len(set(sums)) == len(sums)  # and never the same patch
+
+
+def test_two_processes_validate_with_the_same_running_statistics(root, train_in_two, flat_dataset, tmp_path):
+    """Each saw other batches and has other images, one more than the other; one process finds the same scores."""
+    content = json.loads((flat_dataset / "dataset.json").read_text())
+    for split, pairs in content.items():
+        if split in ("training", "validation", "test"):
+            content[split] = [{k: str(flat_dataset / v) for k, v in pair.items()} for pair in pairs]
+    content["validation"] += content["test"][:1]
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    flat_dataset = tmp_path
     narrow = {"channels": [4, 8], "strides": [2], "num_res_units": None}
-    run = train_in_two("two", "network_attention_unet.json", **narrow, learning_rate=0.01)
+    given = {"dataset_dir": str(flat_dataset), "learning_rate": 0.01}
+    run = train_in_two("two", "network_attention_unet.json", **narrow, **given)
     options = {"dataset_dir": str(flat_dataset), "output_dir": str(run), "pretrained": str(run / "model.pt")}
     parser = parsed(root, "network_attention_unet.json", **options | narrow)
     assert any("running_mean" in k for k in weights(run))
