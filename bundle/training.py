@@ -223,6 +223,10 @@ def first_step(output_dir: str) -> int | None:
     return json.loads(path.read_text(encoding="utf-8"))[-1]["iteration"] + 1 if path.is_file() else None
 
 
+class LossNotFiniteError(ValueError):
+    """The loss of a step was NaN or infinite."""
+
+
 class TrainingState:
     """Keeps a training run on disk, so that one that was killed goes on where its last epoch ended.
 
@@ -358,7 +362,9 @@ class TrainingState:
         loss = float(engine.state.output[0]["loss"])
         if not math.isfinite(loss):
             kept = f"{self.output_dir}/last.pt holds the epoch before; " if self.history else ""
-            raise ValueError(f"the loss is {loss} in epoch {engine.state.epoch}; {kept}try a smaller learning_rate")
+            raise LossNotFiniteError(
+                f"the loss is {loss} in epoch {engine.state.epoch}; {kept}try a smaller learning_rate"
+            )
         self._losses.append(loss)
         self._epoch_seconds = time.monotonic() - self._epoch_start  # up to the last step: without validation
 

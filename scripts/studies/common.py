@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -125,8 +126,32 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
         write_json(record, {"asked": asked, "done": False})
         options |= {"datalist": datalist, "output_dir": run, **MACHINE}
         seconds = bundle_run(["train.json", *overlays], run, **options)
-        write_json(record, {"asked": asked, "done": True, "command_seconds": round(seconds, 1)})
+        write_json(record, {"asked": asked, "done": True, "command_seconds": round(seconds, 1), "machine": machine()})
     return run
+
+
+def machine() -> str:
+    """What a training runs on and how: processor, threads, precision."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    return f"{device}, {threads}, {'half precision' if MACHINE['amp'] else 'fp32'}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def training_config(overlays: Sequence[str | Path | Mapping], datalist: Path, **options) -> ConfigParser:
+    """``configs/train.json`` with overlays and options, as ``train`` gives it, to build parts of it here."""
+    parser = ConfigParser(ConfigParser.load_config_files([str(ROOT / "configs/train.json")]))
+    for overlay in overlays:
+        parser.update(_content(overlay))
+    parser.update({"bundle_root": str(ROOT), "datalist": str(datalist), **MACHINE, **options})
+    return parser
 
 
 def history(run: Path) -> list[dict]:
@@ -134,13 +159,18 @@ def history(run: Path) -> list[dict]:
     return json.loads((run / "history.json").read_text())
 
 
-def training_seconds(run: Path) -> float:
-    """[s] time of all epochs at the pace of the fastest tenth of them, validation not counted.
+def training_seconds(run: Path) -> tuple[float, float]:
+    """[s] time of all epochs, validation not counted: as it was, and at the pace of the fastest tenth of them.
 
-    Other work on the machine makes an epoch longer and never shorter, so this is the figure that two runs share.
+    Other work on the machine makes an epoch longer and never shorter, so the second is what an idle machine would take.
     """
     seconds = [entry["seconds"] for entry in history(run)]
-    return len(seconds) * float(np.percentile(seconds, 10))
+    return sum(seconds), len(seconds) * float(np.percentile(seconds, 10))
+
+
+def minutes(seconds: tuple[float, float]) -> str:
+    """'12.1 (10.4)', from ``training_seconds``."""
+    return f"{seconds[0] / 60:.1f} ({seconds[1] / 60:.1f})"
 
 
 def pairs_of(dataset: Path, splits: Sequence[str] = ("training", "validation", "test")) -> list[dict[str, Path]]:
@@ -219,20 +249,29 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float]:
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
+def earlier_rows(out: Path, size: str, key: Sequence[str]) -> dict[Hashable, dict]:
+    """The rows of ``results.json``, by the values of ``key``: what earlier commands of this size have found."""
+    file = out / "results.json"
+    content = json.loads(file.read_text()) if file.exists() else {}
+    rows = content.get("rows", []) if content.get("size") == size else []
+    return {tuple(row[k] for k in key): row for row in rows}
+
+
 def write_results(out: Path, name: str, size: str, content: Mapping, table: str, figure) -> None:
-    """``results.json``, ``results.md`` and ``results.png`` of a study, with what it ran on."""
+    """``results.json``, ``results.md`` and ``results.png`` of a study, with what it was trained and is scored on."""
+    done = [json.loads(file.read_text()) for file in sorted(out.glob("runs/*/study_run.json"))]
     ran_on = {
         "study": name,
         "size": size,
         **{k: v for k, v in RunRecord(str(out), {}).content.items() if k not in ("config", "hyper_parameters")},
-        "cores": os.cpu_count(),
-        "amp": MACHINE["amp"],
+        "trained_on": sorted({run["machine"] for run in done if "machine" in run}),
+        "scored_on": machine(),
     }
     write_json(out / "results.json", without_nan({**ran_on, **content}))
     with atomic_path(out / "results.md") as path:
-        where = f"{ran_on['device']}, {ran_on['cores']} cores, {'bf16' if ran_on['amp'] else 'fp32'}, "
-        where += f"torch {ran_on['versions']['torch']}"
-        path.write_text(f"{table}\n\n`{shlex.join(ran_on['command'])}`, {where}\n", encoding="utf-8")
+        where = "; ".join(ran_on["trained_on"]) or ran_on["scored_on"]
+        where = f"trained on {where}; revision {ran_on['git_revision']}"
+        path.write_text(f"{table}\n\n`{shlex.join(ran_on['command'])}`; {where}\n", encoding="utf-8")
     with atomic_path(out / "results.png") as path:
         figure.savefig(path, format="png", dpi=130)
     print(f"\n{table}\n\n{out}/results.md, .json, .png")

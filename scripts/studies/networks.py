@@ -1,28 +1,36 @@
 """Networks side by side: at equal epochs, then at equal time, on spheres, a three-phase cathode and a fuel cell.
 
-Equal time: each network gets as many epochs as fit into the time that the default UNet took for its own, so that its
-learning-rate schedule ends with it. Times are those of the fastest epochs (``common.training_seconds``): on a shared
-machine they are within what the others leave, so give it an idle one for figures. All are trained on the same patches.
+Equal time: each network gets as many epochs as fit into the time that the default UNet needs for its own, so that its
+learning-rate schedule ends with it. What a step of each takes is measured beforehand, in turns, so that other work on
+the machine slows all of them alike. All are trained on the same patches.
 """
 
 from __future__ import annotations
 
+import json
+import time
 from pathlib import Path
 
+import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from tqdm import tqdm
 
+from bundle.volume_io import write_json
 from studies.common import (
     Segmenter,
     check_names,
+    earlier_rows,
     folder_name,
     generate,
     history,
     markdown,
     mean_sd,
+    minutes,
     scores,
     train,
+    training_config,
     training_seconds,
     write_results,
 )
@@ -40,6 +48,7 @@ MATERIALS = {
     "NMC cathode": "generate_nmc_cathode.json",
     "solid-oxide cell": "generate_sofc.json",
 }
+KEY = ("material", "dims", "network", "equal")  # of a row
 SIZES = {
     "small": {
         "pairs": {2: 100, 3: 12},
@@ -67,32 +76,79 @@ def run(
     check_names("networks", networks, list(NETWORKS))
     check_names("materials", materials, list(MATERIALS))
     p = SIZES[size]
-    rows: list[dict] = []
+    rows = earlier_rows(out, size, KEY)
     cases = [(m, d) for m in materials for d in dims or p["dims"]]
     with tqdm(total=2 * len(cases) * len(networks), desc="trainings", unit="run") as bar:
         for material, d in cases:
             shape, epochs = p["shape"][d], p["epochs"][d]
             dataset = generate(out, p["pairs"][d], 0, MATERIALS[material], label=f"{d}d", shape=shape)
             case = out / "runs" / folder_name(material, f"{d}d")
-            budget = training_seconds(_train(case, dataset, next(iter(NETWORKS)), d, epochs, "epochs"))
+            seconds = step_seconds(case.with_suffix(".json"), dataset / "dataset.json", d)
             for network in networks:
-                equal = _train(case, dataset, network, d, epochs, "epochs")
-                bar.update()
-                rows.append(_row(equal, dataset, material, d, network, "epochs"))
-                more = max(1, round(epochs * budget / training_seconds(equal)))
-                timed = equal if more == epochs else _train(case, dataset, network, d, more, "time")
-                bar.update()
-                rows.append(_row(timed, dataset, material, d, network, "time"))
-                write_results(out, "networks", size, {"rows": rows}, _table(rows), _figure(rows))
+                share = seconds[network] / seconds[next(iter(NETWORKS))]
+                equal_time = max(1, round(epochs / share))
+                for equal, count in (("epochs", epochs), ("time", equal_time)):
+                    trained = _train(case, dataset, network, d, count, "epochs" if count == epochs else equal)
+                    row = {"material": material, "dims": d, "network": network, "equal": equal}
+                    row |= {"step_seconds": seconds[network], "times_of_unet": share * count / epochs}
+                    row |= _row(trained, dataset)
+                    rows[tuple(row[k] for k in KEY)] = row
+                    bar.update()
+                found = sorted(rows.values(), key=_order)
+                write_results(out, "networks", size, {"rows": found}, _table(found), _figure(found))
+
+
+def step_seconds(file: Path, datalist: Path, dims: int, rounds: int = 7) -> dict[str, float]:
+    """[s] of a training step of each network on a batch of noise, median of ``rounds``; kept in ``file``."""
+    if file.exists():
+        return json.loads(file.read_text())
+    steps = {name: _step(datalist, dims, overlays) for name, overlays in NETWORKS.items()}
+    taken: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(rounds + 1):
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step()
+            if turn:  # the first is to warm up
+                taken[name].append(time.perf_counter() - start)
+    write_json(file, {name: float(np.median(seconds)) for name, seconds in taken.items()})
+    return json.loads(file.read_text())
+
+
+def _step(datalist: Path, dims: int, overlays: list[str]):
+    """One step of a network, as a function."""
+    parser = training_config(_overlays(dims, overlays), datalist)
+    network, loss, optimizer, inferer, device = (
+        parser.get_parsed_content(k) for k in ("network", "loss", "optimizer", "train#inferer", "device")
+    )
+    count = parser.get_parsed_content("batch_size") * parser.get_parsed_content("patches_per_image")
+    image = torch.rand(count, 1, *parser.get_parsed_content("patch_size"), device=device)
+    label = (image > 0.5).long()
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss(inferer(image, network), label).backward()
+        optimizer.step()
+        if image.is_cuda:
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _overlays(dims: int, of_network: list[str]) -> list[str]:
+    return ["volume_3d.json"] * (dims == 3) + of_network
+
+
+def _order(row: dict) -> tuple:
+    return list(MATERIALS).index(row["material"]), row["dims"], list(NETWORKS).index(row["network"]), row["equal"]
 
 
 def _train(case: Path, dataset: Path, network: str, dims: int, epochs: int, equal: str) -> Path:
     run = case.with_name(folder_name(case.name, network, equal))
-    overlays = ["volume_3d.json"] * (dims == 3) + NETWORKS[network]
-    return train(run, dataset / "dataset.json", overlays, max_epochs=epochs, val_interval=max(1, epochs // 5))
+    options = {"max_epochs": epochs, "val_interval": max(1, epochs // 5)}
+    return train(run, dataset / "dataset.json", _overlays(dims, NETWORKS[network]), **options)
 
 
-def _row(run: Path, dataset: Path, material: str, dims: int, network: str, equal: str) -> dict:
+def _row(run: Path, dataset: Path) -> dict:
     values = scores(run, dataset, ("test",))
     names = Segmenter(run).class_names
 
@@ -100,10 +156,6 @@ def _row(run: Path, dataset: Path, material: str, dims: int, network: str, equal
         return mean_sd([v[key] for v in values])[0]
 
     return {
-        "material": material,
-        "dims": dims,
-        "network": network,
-        "equal": equal,
         "epochs": len(history(run)),
         "training_seconds": training_seconds(run),
         "parameters": Segmenter(run).parameters,
@@ -118,29 +170,36 @@ def _row(run: Path, dataset: Path, material: str, dims: int, network: str, equal
 
 
 def _table(rows: list[dict]) -> str:
-    header = ["material", "equal", "network", "parameters", "epochs", "training [min]", "Dice", "IoU of each phase"]
+    header = ["material", "equal", "network", "parameters", "step [ms]", "epochs", "training [min]", "Dice"]
+    header += ["IoU of each phase"]
     header += ["error of fraction", "of surface", "of size", "Mvoxel/s", "n"]
     lines = []
     for r in rows:
         iou = ", ".join(f"{name} {v:.3f}" for name, v in r["iou"].items())
-        line = [f"{r['material']}, {r['dims']}D", r["equal"], r["network"], f"{r['parameters']:,}", r["epochs"]]
-        line += [f"{r['training_seconds'] / 60:.1f}", f"{r['dice'][0]:.4f} ± {r['dice'][1]:.4f}", iou]
+        line = [f"{r['material']}, {r['dims']}D", r["equal"], r["network"], f"{r['parameters']:,}"]
+        spread = "" if r["dice"][1] is None or np.isnan(r["dice"][1]) else f" ± {r['dice'][1]:.4f}"
+        line += [f"{1000 * r['step_seconds']:.0f}", r["epochs"], minutes(r["training_seconds"])]
+        line += [f"{r['dice'][0]:.4f}{spread}", iou]
         line += [f"{r['fraction_error']:.4f}", f"{r['surface_error']:.3f}", f"{r['size_error']:.3f}"]
         lines.append([*line, f"{r['mvoxel_per_s']:.2f}", r["n"]])
-    return f"{markdown(header, lines)}\n\nmean ± sd of n test images or volumes, mirrored inference."
+    note = "Mean ± sd of n test images or volumes, mirrored inference. Minutes as they were, and on an idle machine."
+    return f"{markdown(header, lines)}\n\n{note}"
 
 
 def _figure(rows: list[dict]) -> Figure:
     cases = list(dict.fromkeys((r["material"], r["dims"]) for r in rows))
+    of_case = {(r["material"], r["dims"]): r["n"] for r in rows}
     colours = {name: f"C{k}" for k, name in enumerate(NETWORKS)}
     figure = Figure(figsize=(4 * len(cases) + 1.5, 3.6), layout="constrained")
     for axes, (material, dims) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
         for r in rows:
             if (r["material"], r["dims"]) == (material, dims):
                 marker, fill = ("o", "full") if r["equal"] == "epochs" else ("s", "none")
-                x, y = r["training_seconds"] / 60, r["dice"][0]
-                axes.plot(x, y, marker, fillstyle=fill, color=colours[r["network"]])
-        axes.set(title=f"{material}, {dims}D", xlabel="training [min]", ylabel="Dice")
+                axes.plot(r["times_of_unet"], r["dice"][0], marker, fillstyle=fill, color=colours[r["network"]])
+        axes.set(title=f"{material}, {dims}D, n = {of_case[material, dims]}, one seed", xscale="log")
+        axes.set(xlabel="training time, in times of the UNet's", ylabel="Dice without pore")
+        axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        axes.xaxis.set_minor_formatter(lambda x, _: f"{x:g}" if round(x, 9) in (0.5, 2, 5) else "")
     shown = [name for name in NETWORKS if any(r["network"] == name for r in rows)]
     handles = [Line2D([], [], marker="o", linestyle="", color=colours[name], label=name) for name in shown]
     figure.legend(handles=handles, loc="outside right center", fontsize=8, title="full: equal epochs\nopen: equal time")

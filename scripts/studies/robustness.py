@@ -23,13 +23,14 @@ from matplotlib.figure import Figure
 from skimage.registration import phase_cross_correlation
 from tqdm import tqdm
 
-from bundle.pictures import error_map, show, to_grey
+from bundle.pictures import error_legend, error_map, show, to_grey
 from bundle.volume_io import read_labels, read_volume, write_json
 from studies.common import (
     ROOT,
     Segmenter,
     check_names,
     dice,
+    earlier_rows,
     folder_name,
     generate,
     markdown,
@@ -45,7 +46,10 @@ SIZES = {
     "full": {"pairs": 1000, "test_images": 100, "epochs": 150, "filters": 16},
 }
 STRENGTHS = ("weak", "middle", "strong")
-FAMILIES = ("noise", "ring", "motion", "blur", "sparse")  # the top-level keys *_prob of configs/augment.json
+FAMILIES = (  # the top-level keys *_prob of configs/augment.json
+    *("noise", "ring", "motion", "blur", "sparse", "wedge", "resolution", "sharpen", "halo", "shading", "streak"),
+    *("contrast", "inversion"),
+)
 ORACLES = {f"{name}, simulated": name for name in ("motion", "noise", "white noise")}
 NETWORKS = ("none", "all", *ORACLES, *FAMILIES)
 OPTIONS = {"batch_size": 2, "patches_per_image": 4}  # an image is augmented whole, which takes long
@@ -116,7 +120,7 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
         tests[name, STRENGTHS[k]] = generate(
             out, p["test_images"], TEST_SEED, overlay=CORRUPTIONS[name][k], label=folder_name(name, STRENGTHS[k])
         )
-    table: dict[str, dict[str, dict]] = {}
+    rows = earlier_rows(out, size, ("network",))
     for network in tqdm(networks, desc="networks", unit="network"):
         scans = clean
         if network in ORACLES:
@@ -135,14 +139,17 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
             **OPTIONS,
             **_only(network),
         )
-        table[network] = {}
+        found = {}
         segmenter = Segmenter(trained)
         for (name, strength), dataset in tests.items():
             values = dice_of_each(segmenter, dataset, trained / "scores" / f"{dataset.name}.json")
             entry = dict(zip(("mean", "sd"), mean_sd([v["dice"] for v in values]), strict=True), n=len(values))
             entry["shifted"] = mean_sd([v["shifted"] for v in values])[0]
-            table[network][f"{name}/{strength}"] = entry
-        write_results(out, "robustness", size, {"dice": table}, _table(table), _figure(out, table, tests))
+            found[f"{name}/{strength}"] = entry
+        rows[network,] = {"network": network, "dice": found}
+        table = {name: rows[name,]["dice"] for name in NETWORKS if (name,) in rows}
+        content = {"rows": [rows[name,] for name in table]}
+        write_results(out, "robustness", size, content, _table(table), _figure(out, table, tests))
 
 
 def _only(network: str) -> dict[str, float]:
@@ -199,9 +206,11 @@ def _figure(out: Path, table: dict, tests: dict) -> Figure:
     for (i, j), v in np.ndenumerate(values):
         axes.text(j, i, f"{v:.3f}", ha="center", va="center", color="white" if v < 0.9 else "black", fontsize=7)
     axes.set_yticks(range(len(table)), [f"trained with: {n}" for n in table])
+    n = table[next(iter(table))][columns[0]]["n"]
+    axes.set_title(f"Dice, mean of n = {n} images, one seed", fontsize=9)
     axes.set_xticks(range(len(columns)), [c.replace("/", "\n") for c in columns], fontsize=7)
     grid = lower.subplots(4, len(shown), squeeze=False)
-    networks = [n for n in ("none", "all") if n in table]
+    networks = [n for n in ("none", "all") if n in table and (out / "runs" / n / "model.pt").exists()]
     segmenters = {n: Segmenter(out / "runs" / n) for n in networks}
     for column, name in enumerate(shown):
         pair = pairs_of(tests[name, "clean" if name == "clean" else "middle"])[0]
@@ -213,4 +222,5 @@ def _figure(out: Path, table: dict, tests: dict) -> Figure:
             show(grid[row, column], error_map(segmenters[network](image), truth), size_um)
     for row, text in enumerate(["scan, middle strength", "truth", *(f"error, trained with: {n}" for n in networks)]):
         grid[row, 0].set_ylabel(text, fontsize=8)
+    lower.legend(handles=error_legend(["pore", "particle"]), loc="outside lower center", ncols=2, fontsize=8)
     return figure

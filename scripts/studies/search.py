@@ -4,17 +4,23 @@ The study lies in a journal file, or in any database that Optuna knows; several 
 file, may work on it at once, and each may be stopped and started again. Each trial is a training run of the bundle with
 a TensorBoard of its own. The best configuration is written as an overlay for ``configs/train.json``.
 
+The refinement is pruned by the median of the whole trials: with Hyperband, TPE would learn from the trials of one of
+its brackets only. Trials whose loss is not finite, or that lack memory, count as pruned; any other failure ends it.
+
 Hyperband: Li et al., JMLR 18 (2018) 185. TPE: Bergstra et al., NIPS 24 (2011).
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 from filelock import FileLock
 from ignite.engine import Events
 from matplotlib import colormaps
@@ -24,7 +30,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
-from bundle.volume_io import write_json
+from bundle.training import LossNotFiniteError
+from bundle.volume_io import one_line, write_json
 from studies.common import MACHINE, ROOT, generate, history, markdown, mean_sd, scores, train, write_results
 
 SIZES = {
@@ -33,7 +40,18 @@ SIZES = {
 }
 SEED = 0  # of the first trial; the seed of each next one is one more
 REPORTS = 12  # validations of a whole trial, each reported to the pruner
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+STAGES = {  # sampler, pruner
+    "Hyperband": (
+        optuna.samplers.RandomSampler,
+        optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
+    ),
+    "TPE": (
+        partial(optuna.samplers.TPESampler, n_startup_trials=0, multivariate=True, constant_liar=True),
+        optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=REPORTS // 4),
+    ),
+}
 
 
 def run(out: Path, size: str, trials: int | None = None, storage: str | None = None) -> None:
@@ -42,50 +60,75 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
     Args:
         out: folder of the study.
         size: a key of ``SIZES``.
-        trials: of each of the two stages; those that are in the storage count.
-        storage: path of the journal or URL of a database; by default ``out/journal.log``.
+        trials: of each of the two stages, at least 1; those that are in the storage count.
+        storage: path of the journal or URL of a database; by default ``out/journal.log``. On several machines let one
+            make its database before the others start.
+
+    Raises:
+        ValueError: ``trials`` below 1, a storage with another search, a trial that failed, none that was completed.
     """
     p = SIZES[size]
-    count = trials or p["trials"]
+    count = p["trials"] if trials is None else trials
+    if count < 1:
+        raise ValueError(f"--trials {count} must be at least 1")
     out.mkdir(parents=True, exist_ok=True)
-    with FileLock(out / "lock"):
-        dataset = generate(out, p["pairs"], 0)
     journal = None if storage and "://" in storage else Path(storage) if storage else out / "journal.log"
     backing = _journal(journal) if journal else storage
     lock = FileLock(f"{journal}.ask" if journal else out / "ask")  # beside a journal, which several machines may share
-    samplers = {
-        "Hyperband": optuna.samplers.RandomSampler,
-        "TPE": partial(optuna.samplers.TPESampler, n_startup_trials=0, multivariate=True),
-    }
     with lock:  # two workers may make it at once
-        study = optuna.create_study(
-            study_name="search",
-            storage=backing,
-            load_if_exists=True,
-            direction="maximize",
-            pruner=optuna.pruners.HyperbandPruner(min_resource=1, max_resource=REPORTS, reduction_factor=3),
-        )
-    for stage, (name, sampler) in enumerate(samplers.items(), start=1):
-        while (done := len(study.get_trials(states=FINISHED))) < stage * count:
-            print(f"{name}: trial {done + 1} of {stage * count}", flush=True)
-            with lock:  # several workers: each has a number of its own
+        study = optuna.create_study(study_name="search", storage=backing, load_if_exists=True, direction="maximize")
+        _check_search(study, {"size": size, **p, "train.json": _digest(ROOT / "configs/train.json")})
+    with FileLock(out / "lock"):
+        dataset = generate(out, p["pairs"], 0)
+    for stage, (sampler, study.pruner) in STAGES.items():
+        while (done := len(_finished(study, stage))) < count:
+            print(f"{stage}: trial {done + 1} of {count}", flush=True)
+            with lock:
                 study.sampler = sampler(seed=SEED + len(study.get_trials()))
                 trial = study.ask()
+                study.sampler = sampler(seed=SEED + trial.number)  # where workers share a database, but no lock
+                trial.set_user_attr("stage", stage)
             try:
-                study.tell(trial, objective(trial, out, dataset, p["epochs"], name))
+                study.tell(trial, objective(trial, out, dataset, p["epochs"]))
             except optuna.TrialPruned:
                 study.tell(trial, state=TrialState.PRUNED)
+            except (OSError, ValueError, RuntimeError) as error:
+                study.tell(trial, state=TrialState.FAIL)
+                raise ValueError(f"trial {trial.number} failed: {one_line(error)}") from error
     with FileLock(out / "lock"):
         _finish(study, out, size, dataset, p["epochs"])
 
 
-def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage: str) -> float:
+def _check_search(study: optuna.Study, asked: dict) -> None:
+    """Note what the search is in the storage, or raise ValueError where it holds another one."""
+    before = study.user_attrs.get("search")
+    if before is None and not study.get_trials():
+        study.set_user_attr("search", asked)
+    elif before != asked:
+        changed = [key for key in asked if (before or {}).get(key) != asked[key]]
+        raise ValueError(
+            f"the storage holds a search with another {', '.join(changed)}; choose another --out or --storage"
+        )
+
+
+def _digest(config: Path) -> str:
+    content = {key: value for key, value in json.loads(config.read_text()).items() if key != "_desc_"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _finished(study: optuna.Study, stage: str | None = None) -> list[optuna.trial.FrozenTrial]:
+    """Trials that ran whole or were pruned, of a stage or of all."""
+    trials = study.get_trials(states=(TrialState.COMPLETE, TrialState.PRUNED))
+    return [trial for trial in trials if stage in (None, trial.user_attrs["stage"])]
+
+
+def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int) -> float:
     """Train one trial and return its best validation Dice.
 
     Raises:
-        optuna.TrialPruned: the pruner stopped it.
+        optuna.TrialPruned: the pruner stopped it, its loss was not finite, or it lacked memory.
+        RuntimeError: it failed otherwise.
     """
-    trial.set_user_attr("stage", stage)
     folder = out / "trials" / f"{trial.number:04d}"
     write_json(folder / "overlay.json", overlay(suggest(trial)))
     flow = ConfigWorkflow(
@@ -121,9 +164,14 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int, stage:
 
     try:
         flow.run()
-    except RuntimeError as error:  # MONAI wraps what a training raises: a loss that is not finite, no memory
-        logging.getLogger("study").warning(f"trial {trial.number} failed: {error.__cause__ or error}")
-        trial.set_user_attr("failed", str(error.__cause__ or error))
+    except RuntimeError as error:  # MONAI wraps what a training raises
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if not isinstance(cause, LossNotFiniteError | torch.OutOfMemoryError | MemoryError):
+            raise cause from error
+        logging.getLogger("study").warning(f"trial {trial.number} failed: {one_line(cause)}")
+        trial.set_user_attr("failed", one_line(cause))
         raise optuna.TrialPruned from error
     flow.finalize()
     if pruned:
@@ -214,7 +262,8 @@ def _finish(study: optuna.Study, out: Path, size: str, dataset: Path, epochs: in
         )
         mean, sd = mean_sd([v["mean_dice"] for v in scores(trained, dataset, ("test",))])
         rows.append([name, f"{mean:.4f} ± {sd:.4f}"])
-    trials = study.get_trials(states=FINISHED)
+    trials = _finished(study)
+    whole = study.get_trials(states=(TrialState.COMPLETE,))
     importance = optuna.importance.get_param_importances(
         study, evaluator=optuna.importance.PedAnovaImportanceEvaluator()
     )
@@ -226,11 +275,12 @@ def _finish(study: optuna.Study, out: Path, size: str, dataset: Path, epochs: in
             for k, v in best.params.items()
         ],
     )
-    for stage in ("Hyperband", "TPE"):
-        of_stage = [t for t in trials if t.user_attrs["stage"] == stage]
-        whole = [t.value for t in of_stage if t.state == TrialState.COMPLETE]
-        table += f"\n\n{stage}: {len(of_stage)} trials, {len(of_stage) - len(whole)} pruned"
-        table += f", best validation Dice {max(whole):.4f}." if whole else "."
+    table += f"\n\nImportance by PED-ANOVA on the {len(whole)} whole trials; pooling also chooses the network."
+    for stage in STAGES:
+        of_stage = _finished(study, stage)
+        values = [t.value for t in of_stage if t.state == TrialState.COMPLETE]
+        table += f"\n\n{stage}: {len(of_stage)} trials, {len(of_stage) - len(values)} pruned"
+        table += f", best validation Dice {max(values):.4f}." if values else "."
     table += f"\n\nBest: trial {best.number}; its overlay is {out.name}/best.json."
     content = {
         "best": best.params,
@@ -259,7 +309,7 @@ def _figure(trials: list, importance: dict) -> Figure:
         left.plot(steps, [trial.intermediate_values[s] for s in steps], color=c, marker=".", linewidth=1)
     left.set(xlabel="validation", ylabel="Dice", ylim=(low - (high - low), high + 0.1 * (high - low)))
     right.barh(list(importance)[::-1], list(importance.values())[::-1])
-    right.set(xlabel="importance (PED-ANOVA)")
+    right.set(xlabel=f"importance (PED-ANOVA, n = {sum(t.state == TrialState.COMPLETE for t in trials)} whole trials)")
     axes = lower.subplots()
     names = list(trials[0].params)
     scaled, ticks = [], []
@@ -276,6 +326,8 @@ def _figure(trials: list, importance: dict) -> Figure:
             axes.annotate(str(label), (x, k / max(1, len(labels) - 1)), (3, 2), textcoords="offset points", fontsize=7)
     axes.set_xticks(range(len(names)), names)
     axes.set(
-        yticks=[], title=f"colour: best validation Dice, {low:.3f} (dark) to {high:.3f} (bright); ranks of the values"
+        yticks=[],
+        title=f"{len(trials)} trials; colour: best validation Dice, {low:.3f} (dark) to {high:.3f} (bright); "
+        "ranks of the values that were drawn",
     )
     return figure

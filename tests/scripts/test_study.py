@@ -89,7 +89,7 @@ def test_every_overlay_of_the_search_builds(pooling, loss):
 def test_trial_trains_and_reports(flat_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
     trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
-    best = search.objective(trial, tmp_path, flat_dataset, epochs=2, stage="TPE")
+    best = search.objective(trial, tmp_path, flat_dataset, epochs=2)
     scores = [h["val_mean_dice"] for h in common.history(tmp_path / "trials/0000")]
     assert best == max(scores) and len(scores) == 2
     assert list((tmp_path / "trials/0000/tensorboard").iterdir())
@@ -101,7 +101,7 @@ def test_pruned_trial_stops_early(flat_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(optuna.trial.FixedTrial, "should_prune", lambda self: True)
     with pytest.raises(optuna.TrialPruned):
         trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
-        search.objective(trial, tmp_path, flat_dataset, epochs=3, stage="TPE")
+        search.objective(trial, tmp_path, flat_dataset, epochs=3)
     assert len(common.history(tmp_path / "trials/0000")) == 1
 
 
@@ -109,7 +109,7 @@ def test_trial_that_ran_whole_is_complete(flat_dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
     monkeypatch.setattr(optuna.trial.FixedTrial, "should_prune", lambda self: True)
     trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
-    assert 0 <= search.objective(trial, tmp_path, flat_dataset, epochs=1, stage="TPE") <= 1
+    assert 0 <= search.objective(trial, tmp_path, flat_dataset, epochs=1) <= 1
 
 
 def test_search_whole(tmp_path, monkeypatch):
@@ -177,8 +177,9 @@ def test_study_writes_table_picture_and_record(robust):
     assert commands == 1  # a training
     assert len(list((out / "data").iterdir())) == 3
     results = json.loads((out / "results.json").read_text())
-    assert results["dice"]["none"]["rings/middle"]["n"] == 2
-    assert results["versions"]["torch"] and results["device"]
+    (row,) = results["rows"]
+    assert row["network"] == "none" and row["dice"]["rings/middle"]["n"] == 2
+    assert results["versions"]["torch"] and results["trained_on"] == [common.machine()] == [results["scored_on"]]
     assert "| clean |" in (out / "results.md").read_text()
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
 
@@ -240,16 +241,77 @@ def test_networks_side_by_side(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["equal"] for row in rows] == ["epochs", "time"]
     assert all(row["n"] == 1 and row["dice"][1] is None and 0 <= row["dice"][0] <= 1 for row in rows)
-    assert rows[0]["parameters"] == 379345 and len(list((tmp_path / "runs").iterdir())) == 1
+    assert all(row["times_of_unet"] == 1 and "nan" not in (tmp_path / "results.md").read_text() for row in rows)
+    assert rows[0]["parameters"] == 379345 and len(list((tmp_path / "runs").glob("*/"))) == 1
+
+
+def test_equal_time_follows_the_steps_and_later_commands_add_to_the_table(tmp_path, monkeypatch):
+    """Steps of 1, 2 and 4 s: 8 epochs of the UNet's time are 4 and 2 of the others'."""
+    lengths = {}
+    seconds = dict.fromkeys(networks.NETWORKS, 1.0) | {"SegResNet": 2.0, "DynUNet": 4.0}
+    monkeypatch.setitem(networks.SIZES, "small", networks.SIZES["small"] | {"epochs": {2: 8}})
+    monkeypatch.setattr(networks, "generate", lambda *a, **k: tmp_path)
+    monkeypatch.setattr(networks, "step_seconds", lambda *a: seconds)
+    monkeypatch.setattr(
+        networks, "_train", lambda case, data, name, d, count, kind: lengths.setdefault((name, kind), count)
+    )
+    row = {
+        "epochs": 1,
+        "training_seconds": (2.0, 1.0),
+        "parameters": 5,
+        "n": 1,
+        "dice": (0.9, 0.1),
+        "iou": {"pore": 0.8},
+    }
+    row |= dict.fromkeys(("fraction_error", "surface_error", "size_error", "mvoxel_per_s"), 0.1)
+    monkeypatch.setattr(networks, "_row", lambda *a: dict(row))
+    networks.run(tmp_path, "small", networks=("DynUNet", "UNet"), materials=("spheres",))
+    networks.run(tmp_path, "small", networks=("SegResNet",), materials=("spheres",))
+    assert lengths == {
+        ("DynUNet", "epochs"): 8, ("DynUNet", "time"): 2, ("UNet", "epochs"): 8,
+        ("SegResNet", "epochs"): 8, ("SegResNet", "time"): 4,
+    }  # fmt: skip
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [r["network"] for r in rows] == ["UNet"] * 2 + ["SegResNet"] * 2 + ["DynUNet"] * 2
+    assert [r["times_of_unet"] for r in rows] == [1, 1, 2, 1, 4, 1]
+
+
+def test_steps_are_timed_once(tmp_path, flat_dataset, monkeypatch):
+    few = {name: networks.NETWORKS[name] for name in ("UNet", "SegResNet")}
+    monkeypatch.setattr(networks, "NETWORKS", few)
+    found = networks.step_seconds(tmp_path / "steps.json", flat_dataset / "dataset.json", 2, rounds=1)
+    assert found.keys() == few.keys() and all(seconds > 0 for seconds in found.values())
+    monkeypatch.setattr(networks, "_step", lambda *a: pytest.fail("timed again"))
+    assert networks.step_seconds(tmp_path / "steps.json", flat_dataset / "dataset.json", 2) == found
+
+
+def test_time_to_accuracy_is_decided_on_the_validation_images(tmp_path, monkeypatch):
+    """The test images reach the target at once, the validation images with the second length."""
+    trained = []
+    dice = {"test": lambda epochs: 0.99, "validation": lambda epochs: 0.97 if epochs < 15 else 0.986}
+
+    def scores(run, dataset, splits):
+        return [{"mean_dice": dice[splits[0]](int(run.name.rpartition("_")[2])), "mean_iou": 0.9}] * 2
+
+    monkeypatch.setattr(time_to_accuracy, "generate", lambda *a, **k: tmp_path)
+    monkeypatch.setattr(time_to_accuracy, "half_way_dice", lambda dataset: [0.9, 0.9])
+    monkeypatch.setattr(time_to_accuracy, "train", lambda run, *a, **k: trained.append(run.name) or run)
+    monkeypatch.setattr(time_to_accuracy, "scores", scores)
+    monkeypatch.setattr(time_to_accuracy, "training_seconds", lambda run: (120.0, 60.0))
+    time_to_accuracy.run(tmp_path, "small", recipes=("default",))
+    assert trained == ["default_5", "default_15"]
+    time_to_accuracy.run(tmp_path, "small", recipes=("SegResNet",))
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert [(r["recipe"], r["epochs"]) for r in rows] == [(n, e) for n in ("default", "SegResNet") for e in (5, 15)]
+    assert "| default | 15 | 2.0 (1.0) | 0.9860 | yes | 0.9900 ± 0.0000 |" in (tmp_path / "results.md").read_text()
 
 
 def test_search_goes_on_and_survives_a_failure(tmp_path, monkeypatch):
     """Trials without training: the second of them fails, the study is stopped after the third and goes on."""
     seen = []
 
-    def objective(trial, out, dataset, epochs, stage):
-        trial.set_user_attr("stage", stage)
-        seen.append((trial.number, stage, search.suggest(trial)["learning_rate"]))
+    def objective(trial, out, dataset, epochs):
+        seen.append((trial.number, trial.user_attrs["stage"], search.suggest(trial)["learning_rate"]))
         if trial.number == 1:
             raise optuna.TrialPruned
         return seen[-1][2]
@@ -265,16 +327,37 @@ def test_search_goes_on_and_survives_a_failure(tmp_path, monkeypatch):
     search.run(tmp_path / "b", "small", trials=1)
     search.run(tmp_path / "b", "small", trials=2)
     assert seen[0] == whole[0] and len({entry[2] for entry in whole[:4]}) == 4  # same seed, same trials; none twice
-    assert [entry[0] for entry in seen if isinstance(entry, tuple)] == [0, 1, 2, 3]
+    stages = [entry[:2] for entry in seen if isinstance(entry, tuple)]
+    assert stages == [(0, "Hyperband"), (1, "TPE"), (2, "Hyperband"), (3, "TPE")]  # trials of each stage
+    with pytest.raises(ValueError, match=r"holds a search with another size, pairs, epochs, trials; choose another"):
+        search.run(tmp_path / "b", "full", trials=2)
+    with pytest.raises(ValueError, match="--trials 0 must be at least 1"):
+        search.run(tmp_path / "c", "small", trials=0)
 
 
-@pytest.mark.parametrize("storage", ["sqlite:///{}/search.db", "{}/shared/journal.log"])
-def test_workers_share_the_trials(tmp_path, monkeypatch, storage):
-    """Two workers on one storage: no trial twice, none too many but the one that each has begun."""
+def test_failure_of_another_kind_ends_the_search_and_is_tried_again(tmp_path, monkeypatch, flat_dataset):
+    """A folder of trials beside a storage that does not know them: nothing that tells of hyper-parameters."""
+    monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2})
+    monkeypatch.setitem(search.SIZES, "small", {"pairs": 8, "epochs": 1, "trials": 1})
+    monkeypatch.setattr(search, "generate", lambda *a, **k: flat_dataset)
+    monkeypatch.setattr(search, "_finish", lambda *a: None)
+    (tmp_path / "trials/0000").mkdir(parents=True)
+    (tmp_path / "trials/0000/last.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"trial 0 failed: .*trials/0000 holds a run; choose a new output_dir"):
+        search.run(tmp_path, "small")
+    search.run(tmp_path, "small")
+    study = optuna.load_study(study_name="search", storage=search._journal(tmp_path / "journal.log"))
+    assert [trial.state.name for trial in study.get_trials()] == ["FAIL", "COMPLETE", "COMPLETE"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "outs"), [("sqlite:///{}/search.db", ("one", "one")), ("{}/shared/journal.log", ("one", "two"))]
+)
+def test_workers_share_the_trials(tmp_path, monkeypatch, storage, outs):
+    """Two workers on one storage, on one machine or two: no trial twice, none too many but the one that each has begun."""
     seen = []
 
-    def objective(trial, out, dataset, epochs, stage):
-        trial.set_user_attr("stage", stage)
+    def objective(trial, out, dataset, epochs):
         seen.append((trial.number, search.suggest(trial)["learning_rate"]))
         return seen[-1][1]
 
@@ -282,7 +365,7 @@ def test_workers_share_the_trials(tmp_path, monkeypatch, storage):
     monkeypatch.setattr(search, "objective", objective)
     monkeypatch.setattr(search, "_finish", lambda *a: None)
     with ThreadPoolExecutor(2) as pool:
-        work = [pool.submit(search.run, tmp_path, "small", 4, storage.format(tmp_path)) for _ in range(2)]
+        work = [pool.submit(search.run, tmp_path / out, "small", 4, storage.format(tmp_path)) for out in outs]
         [w.result() for w in work]
     assert 8 <= len(seen) <= 10
     assert len({number for number, _ in seen}) == len({rate for _, rate in seen}) == len(seen)
@@ -292,7 +375,7 @@ def test_failed_trial_counts_as_pruned(tmp_path, monkeypatch, flat_dataset):
     monkeypatch.setattr(search, "overlay", lambda values: SMALL | {"batch_size": 2, "learning_rate": 1e30})
     trial = optuna.trial.FixedTrial(VALUES | {"pooling": "strided", "loss": "ce"})
     with pytest.raises(optuna.TrialPruned):
-        search.objective(trial, tmp_path, flat_dataset, epochs=2, stage="TPE")
+        search.objective(trial, tmp_path, flat_dataset, epochs=2)
     assert "loss is" in trial.user_attrs["failed"]
 
 
@@ -310,4 +393,8 @@ def test_mistakes_are_one_line(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stderr == "study.py: --trials is no option of the study 'volume'\n"
     with pytest.raises(ValueError, match=r"--real .*: needs the folder with a_1.tif"):
+        transfer.run(tmp_path, "small", real=tmp_path)
+    for name in ("a_1", "a_1_label", "a_100"):
+        (tmp_path / f"{name}.tif").touch()
+    with pytest.raises(ValueError, match=r"a_100_label\.tif is not there"):
         transfer.run(tmp_path, "small", real=tmp_path)
