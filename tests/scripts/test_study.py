@@ -354,7 +354,7 @@ def test_failure_of_another_kind_ends_the_search_and_is_tried_again(tmp_path, mo
     ("storage", "outs"), [("sqlite:///{}/search.db", ("one", "one")), ("{}/shared/journal.log", ("one", "two"))]
 )
 def test_workers_share_the_trials(tmp_path, monkeypatch, storage, outs):
-    """Two workers on one storage, on one machine or two: no trial twice, none too many but the one that each has begun."""
+    """Two workers on one storage, on one machine or two: no trial twice, at most one too many each."""
     seen = []
 
     def objective(trial, out, dataset, epochs):
