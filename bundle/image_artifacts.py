@@ -24,6 +24,7 @@ from bundle.slice_tomography import (
     FINER,
     FWHM_PER_SIGMA,
     SmallScan,
+    axis_mixture,
     circle_places,
     cosine_modes,
     filter_slices,
@@ -56,12 +57,11 @@ def view_shifts(
     first_angle_deg: float = 0.0,
     angular_range_deg: float = 180.0,
 ) -> Tensor:
-    """Shift along the detector of an object that drifts, jumps and shakes.
+    """Shift along the detector of an object that drifts, jumps and shakes, or turns about a wrong centre.
 
-    The pose of the image and of its label is that of the object at rest which fits path and shaking best, by least
+    The pose of the image and of its label is that of the object at rest which fits the whole shift best, by least
     squares: the mean pose in which each view counts by the direction that it sees, where the reconstruction shows the
-    object, see ``data_gen.artifacts.move``. An error c of the centre comes on top, as in the simulator: the label stays
-    with the true axis, and a scan of 180° shows the object 4c/π beside it.
+    object, see ``data_gen.geometry.without_pose``.
 
     Args:
         n_views: number of views.
@@ -69,7 +69,8 @@ def view_shifts(
         direction_deg: [°] its direction: 0 along the second image axis, 90 against the first.
         jumps: for each its time, as a share of the scan, its length [pixels] and its direction [°].
         jitter_px: [pixels] sd of a white shift along the detector.
-        offset_px: [pixels] constant shift along the detector: an error of the centre of rotation.
+        offset_px: [pixels] constant shift along the detector: an error of the centre of rotation, less the pose that it
+            shows after less than 360°.
         seed: of the shaking.
         first_angle_deg, angular_range_deg: [°] of the scan, end excluded.
 
@@ -83,11 +84,11 @@ def view_shifts(
     angle = torch.deg2rad(first_angle_deg + angular_range_deg * torch.arange(n_views) / n_views)
     directions = torch.stack([angle.cos(), angle.sin()], 1)
     shake = torch.randn(n_views, generator=torch.Generator().manual_seed(seed))
-    shift = (directions * torch.view_as_real(path)).sum(1) + jitter_px * (shake - shake.mean())
+    shift = (directions * torch.view_as_real(path)).sum(1) + jitter_px * (shake - shake.mean()) + offset_px
     # least squares by its normal equations: what torch.linalg.lstsq returns hangs on where its input lies in memory
     normal = (directions[:, :, None] * directions[:, None]).sum(0)
     shown = torch.linalg.pinv(normal, hermitian=True) @ (directions * shift[:, None]).sum(0)
-    return shift - (directions * shown).sum(1) + offset_px
+    return shift - (directions * shown).sum(1)
 
 
 def shift_views(
@@ -113,8 +114,7 @@ def shift_views(
     Raises:
         ValueError: another range of angles.
     """
-    if angular_range_deg not in (180, 360):
-        raise ValueError(f"angular_range_deg={angular_range_deg!r} must be 180 or 360")
+    _check("angular_range_deg", angular_range_deg, angular_range_deg in (180, 360), "180 or 360")
     shift = shift_px.to(image.device, torch.float32)
     turn = torch.cat([shift, -shift]) if angular_range_deg == 180 else shift  # the opposite view is reversed
     per_rad, most = len(turn) / (2 * math.pi), len(turn) // 4  # views
@@ -143,7 +143,7 @@ def shift_views(
 # few views
 
 
-def keep_views(image: Tensor, n_views: int, first_angle_deg: float = 0.0, beyond: str = "air") -> Tensor:
+def keep_views(image: Tensor, n_views: int, first_angle_deg: float = 0.0) -> Tensor:
     """The pattern of few views over 180°: only the lines of the spectrum that they measured.
 
     Each line weighs as much as the sector that it stands for. It is spread over the cells of the discrete spectrum so
@@ -151,11 +151,14 @@ def keep_views(image: Tensor, n_views: int, first_angle_deg: float = 0.0, beyond
     gain at a distance of δ gaps g from a line is 1 + 2 Σ w(m/g) cos 2πmδ (Poisson's sum).
 
     Args:
-        image: see above.
-        n_views: number of views, at equal steps.
+        image: see above; air beyond its border. A mirror image would add streaks of its own, which no scan has.
+        n_views: number of views, at equal steps, at least 1.
         first_angle_deg: [°] angle of the first view.
-        beyond: what lies beyond the border, "air" or "mirror".
+
+    Raises:
+        ValueError: no view.
     """
+    _check("n_views", n_views, n_views >= 1 and n_views % 1 == 0, "a whole number of at least 1")
 
     def mask(k: Tensor, angle: Tensor) -> Tensor:
         widest = math.sqrt(0.5) * k.shape[0] * math.pi / n_views
@@ -169,38 +172,38 @@ def keep_views(image: Tensor, n_views: int, first_angle_deg: float = 0.0, beyond
         places = torch.stack([4 * off - 1, k * (2 / math.sqrt(0.5)) - 1], -1)
         return F.grid_sample(table[None, None], places[None], align_corners=True)[0, 0]
 
-    return filter_slices(image, mask, max(image.shape[1:3]) // 2, beyond)
+    return filter_slices(image, mask, max(image.shape[1:3]) // 2)
 
 
-def missing_wedge(image: Tensor, first_angle_deg: float, angular_range_deg: float, beyond: str = "air") -> Tensor:
+def missing_wedge(image: Tensor, first_angle_deg: float, angular_range_deg: float) -> Tensor:
     """A scan of less than 180° without compensation: the spectrum of the views that are missing is zero.
 
     A cell on the border counts by the share of it that was measured, the mean grey value by that of the angles.
 
     Args:
-        image: see above.
+        image: see above; air beyond its border.
         first_angle_deg: [°] where the measured range begins.
         angular_range_deg: [°] measured range, above 0 and up to 180.
-        beyond: what lies beyond the border, "air" or "mirror".
 
     Raises:
         ValueError: a range outside these bounds.
     """
-    if not 0 < angular_range_deg <= 180:
-        raise ValueError(f"angular_range_deg={angular_range_deg!r} must be above 0 and at most 180")
+    _check("angular_range_deg", angular_range_deg, 0 < angular_range_deg <= 180, "above 0 and at most 180")
     measured = math.radians(angular_range_deg)
+    narrow = min(measured, math.pi - measured)  # the narrower of the two wedges, measured or missing
+    middle = math.radians(first_angle_deg) + (measured if measured == narrow else measured + math.pi) / 2
 
     def mask(k: Tensor, angle: Tensor) -> Tensor:
-        turned = torch.remainder(angle - math.radians(first_angle_deg), math.pi)
-        to_edge = torch.minimum(turned, math.pi - turned).minimum((turned - measured).abs())
-        depth = k * k.shape[0] * to_edge.sin()
-        share = (0.5 + torch.where(turned < measured, depth, -depth)).clamp(0, 1)
+        away = torch.remainder(angle - middle + math.pi / 2, math.pi) - math.pi / 2
+        inside = [(0.5 + k * k.shape[0] * torch.sin(narrow / 2 + sign * away)).clamp(0, 1) for sign in (1, -1)]
+        share = (inside[0] + inside[1] - 1).clamp(min=0)  # of a cell between the two edges, where both cross it
+        share = share if measured == narrow else 1 - share
         share[0, 0] = measured / math.pi
         return share
 
     if angular_range_deg == 180:
         return image.clone()
-    return filter_slices(image, mask, max(image.shape[1:3]) // 2, beyond)
+    return filter_slices(image, mask, max(image.shape[1:3]) // 2)
 
 
 # rings
@@ -270,24 +273,30 @@ def ring_pattern(
     height = (radius - first) * (2 / (last - first)) - 1
     begin = torch.remainder(math.radians(first_angle_deg) - angle, 2 * math.pi)
 
+    def places(t: Tensor | float) -> Tensor:
+        """In the table of t from 0 to π, by radius; a stack of the two takes twice as long."""
+        both = torch.empty(*height.shape, 2, device=device)
+        both[..., 0], both[..., 1] = t * (2 / math.pi) - 1, height
+        return both
+
     def folded(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """t from 0 to 4π as sign · f + 2π · turns with f from 0 to π: the integrand is even about every π."""
         turns = torch.floor(t / (2 * math.pi) + 0.5)
         t = t - 2 * math.pi * turns
-        return t.abs(), t.sign(), 2 * turns
+        return places(t.abs()), t.sign(), 2 * turns
+
+    start, start_sign, start_turns = folded(begin)
+    end, end_sign, end_turns = folded(begin + math.radians(window_deg))
+    half_turn = places(math.pi)
 
     def pattern(q: Tensor) -> Tensor:
         values = q.index_select(-1, circles.flatten()).unflatten(-1, circles.shape)
         integral = F.pad(torch.cumsum(values, -1), (1, 0))[:, None]  # over θ − φ from 0 to π
 
         def to(t: Tensor) -> Tensor:
-            places = torch.stack([t * (2 / math.pi) - 1, height], -1).expand(len(q), *t.shape, 2)
-            return F.grid_sample(integral, places, padding_mode="border", align_corners=True)[:, 0]
+            return F.grid_sample(integral, t.expand(len(q), *t.shape), padding_mode="border", align_corners=True)[:, 0]
 
-        start, start_sign, start_turns = folded(begin)
-        end, end_sign, end_turns = folded(begin + math.radians(window_deg))
-        half_turn = to(torch.full_like(begin, math.pi))
-        return step * (end_sign * to(end) - start_sign * to(start) + (end_turns - start_turns) * half_turn)
+        return step * (end_sign * to(end) - start_sign * to(start) + (end_turns - start_turns) * to(half_turn))
 
     filtered = F.pad(stripes @ ramp_matrix(detectors, device), (1, 1))  # nothing beyond the detector
     finer = F.interpolate(filtered[:, None], FINER * (detectors + 1) + 1, mode="linear", align_corners=True)[:, 0]
@@ -307,8 +316,9 @@ def reconstruction_noise(image: Tensor, sd: float, seed: int, psf_px: float = 0.
 
     Its power is k̂²/k · sinc⁴ k, with k̂ the frequency in the samples of the detector: the ramp, by the density of the
     lines of views, and the linear interpolation between detectors; what lies beyond the frequencies of the pixels is
-    folded back. Low frequencies have little. Slices are independent. With ``depth`` it is that of counted photons:
-    the variance at a point is the mean of exp(line integral) over the views.
+    folded back. Low frequencies have little. The point spread blurs across the slices and along the axis, as that of
+    ``data_gen.detector`` does. With ``depth`` it is that of counted photons: the variance at a point is the mean of
+    exp(line integral) over the views.
 
     Args:
         image: see above.
@@ -317,7 +327,10 @@ def reconstruction_noise(image: Tensor, sd: float, seed: int, psf_px: float = 0.
         psf_px: [pixels] full width at half maximum of a Gaussian point spread before the reconstruction.
         depth: −ln of the transmission along the densest line through the image; 0 for a uniform variance.
     """
-    white = to_slices(_white(image, seed))
+    white = _white(image, seed)
+    if image.ndim == 4 and psf_px:
+        white = white @ axis_mixture(image.shape[3], psf_px, image.device)
+    white = to_slices(white)
     spectrum = torch.fft.rfft2(white) * noise_gain(tuple(white.shape[1:]), psf_px, image.device)
     noise = from_slices(torch.fft.irfft2(spectrum, s=white.shape[1:]), image)
     if depth:
@@ -349,7 +362,11 @@ def halo(image: Tensor, alpha: float, fwhm_px: float, inverse: bool = False) -> 
         alpha: share of the low frequencies that is lost, at least 0 and below 1.
         fwhm_px: [pixels] full width at half maximum of the Gaussian.
         inverse: give back the image that became this one, exactly.
+
+    Raises:
+        ValueError: an alpha outside its range.
     """
+    _check("alpha", alpha, 0 <= alpha < 1, "at least 0 and below 1")
     sigma = fwhm_px / FWHM_PER_SIGMA
     modes, gains = zip(*(cosine_modes(n, sigma, image.device) for n in image.shape[1:]), strict=True)
     gain = gains[0]
@@ -380,7 +397,11 @@ def cupping(
         centre_px: [pixels] its axis from the middle of the image, along x and y.
         power: 0.5 for weak hardening, 1 for the next term.
         inverse: divide instead.
+
+    Raises:
+        ValueError: a depth of 1 or more.
     """
+    _check("depth", depth, depth < 1, "below 1")
     radius, _ = polar_places(tuple(image.shape[1:3]), tuple(centre_px), image.device)
     field = 1 - depth * (1 - (radius / radius_px) ** 2).clamp(min=0) ** power
     field = field if image.ndim == 3 else field[..., None]
@@ -400,8 +421,12 @@ def local_tomography(
         strength: [grey] P/(πa).
         radius_px: [pixels] a; the last pixel before it has the highest value, beyond it stays.
         centre_px: [pixels] axis from the middle of the image, along x and y.
-        outer: R/a.
+        outer: R/a, above 1.
+
+    Raises:
+        ValueError: a sample no larger than the field.
     """
+    _check("outer", outer, outer > 1, "above 1")
     radius, _ = polar_places(tuple(image.shape[1:3]), tuple(centre_px), image.device)
     inside = (radius / radius_px).clamp(max=1 - 1 / radius_px) ** 2
     rim = strength * ((1 - inside).rsqrt() - (outer**2 - inside).rsqrt())
@@ -417,7 +442,11 @@ def harden(image: Tensor, strength: float) -> Tensor:
     Args:
         image: see above; air beyond its border.
         strength: share that the densest line loses, 0 to 0.5.
+
+    Raises:
+        ValueError: a strength outside its range; above 0.5 a denser line would count less.
     """
+    _check("strength", strength, 0 <= strength <= 0.5, "in [0, 0.5]")
     return _through_sinogram(image, lambda p, top, _: (-strength * p**2 / top, -2 * strength * p / top))
 
 
@@ -428,10 +457,15 @@ def scatter(image: Tensor, fraction: float, depth: float, fwhm_px: float) -> Ten
 
     Args:
         image: see above; air beyond its border.
-        fraction: of the attenuated radiation.
-        depth: −ln of the transmission along the densest line.
+        fraction: of the attenuated radiation, at least 0.
+        depth: −ln of the transmission along the densest line, above 0.
         fwhm_px: [pixels] full width at half maximum of G along the detector.
+
+    Raises:
+        ValueError: a fraction or a depth outside its range.
     """
+    _check("fraction", fraction, fraction >= 0, "at least 0")
+    _check("depth", depth, depth > 0, "above 0")
 
     def change(p: Tensor, top: Tensor, step: int) -> tuple[Tensor, Tensor]:
         optical = depth / top * p
@@ -499,7 +533,11 @@ def dots(image: Tensor, share: float, height: float, seed: int) -> Tensor:
         share: of the voxels, 0 to 1.
         height: [grey] mean of their exponential distribution.
         seed: of the pattern.
+
+    Raises:
+        ValueError: a share outside its range.
     """
+    _check("share", share, 0 <= share <= 1, "in [0, 1]")
     generator = torch.Generator(image.device).manual_seed(seed)
     count = round(share * image.numel())
     places = torch.randint(image.numel(), (count,), generator=generator, device=image.device)
@@ -510,6 +548,11 @@ def dots(image: Tensor, share: float, height: float, seed: int) -> Tensor:
 def invert_intensity(image: Tensor) -> Tensor:
     """1 − image: what was bright is dark. Its own inverse."""
     return 1 - image
+
+
+def _check(name: str, value: float, good: bool, rule: str) -> None:
+    if not good:
+        raise ValueError(f"{name}={value!r} must be {rule}")
 
 
 def _white(image: Tensor, seed: int) -> Tensor:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 
+import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor, get_track_meta
@@ -41,7 +43,7 @@ class RandArtifactd(RandomizableTransform, MapTransform):
 
     def __init__(self, keys: KeysCollection, prob: float, allow_missing_keys: bool, **ranges: Range):
         MapTransform.__init__(self, keys, allow_missing_keys)
-        RandomizableTransform.__init__(self, prob)
+        RandomizableTransform.__init__(self, check_number("prob", prob, 0, 1))
         self.ranges = {name: check_range(name, value, *self.LIMITS[name]) for name, value in ranges.items()}
         self.drawn: dict = {}
 
@@ -135,6 +137,13 @@ def check_number(name: str, value: float, low: float, high: float) -> float:
     return float(value)
 
 
+def check_count(name: str, value: int, low: int, high: int) -> int:
+    """A whole number within limits."""
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise ValueError(f"{name}={value!r} must be a whole number in [{low:g}, {high:g}]")
+    return value
+
+
 def check_range(name: str, value: Range, low: float, high: float) -> tuple[float, float]:
     """A pair from a number or a rising pair within limits."""
     ends = value if isinstance(value, (list, tuple)) else (value, value)
@@ -142,6 +151,21 @@ def check_range(name: str, value: Range, low: float, high: float) -> tuple[float
     if len(ends) != 2 or not numbers or not low <= ends[0] <= ends[1] <= high:
         raise ValueError(f"{name}={value!r} must be a number or a rising pair in [{low:g}, {high:g}]")
     return float(ends[0]), float(ends[1])
+
+
+def drawn_values(transform: RandomizableTransform) -> dict:
+    """What a random transform of MONAI drew: its numbers that are no arguments; of an array the standard deviation."""
+    inner = next((part for part in vars(transform).values() if isinstance(part, RandomizableTransform)), transform)
+    given = inspect.signature(type(inner)).parameters
+    drawn = {}
+    for name, value in vars(inner).items():
+        if name in given or isinstance(value, bool):
+            continue
+        if isinstance(value, (np.ndarray, torch.Tensor)):
+            drawn[f"{name}_sd"] = float(value.std())
+        elif isinstance(value, (int, float, list)):
+            drawn[name.strip("_")] = value
+    return drawn
 
 
 def check_beyond(value: str) -> str:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import torch
 from scipy.fft import next_fast_len
+from scipy.optimize import brentq
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,7 +32,7 @@ def from_slices(slices: Tensor, like: Tensor) -> Tensor:
     return slices.unflatten(0, (len(like), -1)).movedim(1, -1).contiguous()
 
 
-def filter_slices(image: Tensor, mask: Callable[[Tensor, Tensor], Tensor], margin: int, beyond: str) -> Tensor:
+def filter_slices(image: Tensor, mask: Callable[[Tensor, Tensor], Tensor], margin: int, beyond: str = "air") -> Tensor:
     """Multiply the spectrum of each slice, embedded in a square with a border.
 
     Args:
@@ -72,6 +73,7 @@ def pixel_axes(shape: tuple[int, int], device: torch.device) -> tuple[Tensor, Te
     return rows[:, None], columns
 
 
+@lru_cache(maxsize=4)
 def polar_places(shape: tuple[int, int], centre_px: tuple[float, float], device: torch.device) -> tuple[Tensor, Tensor]:
     """Radius [pixels] and angle [rad], as of a detector, of each pixel about a centre."""
     rows, columns = pixel_axes(shape, device)
@@ -121,22 +123,53 @@ def circle_places(first: int, last: int, detectors: int, device: torch.device) -
     return (place.clamp(0, detectors + 1) * FINER).round().int()
 
 
+@lru_cache(maxsize=32)
+def point_spread(fwhm_px: float) -> Tensor:
+    """Weights of a Gaussian at the pixels, of variance σ² exactly, as the simulator's detector has it; float64, odd.
+
+    Samples of that very Gaussian would be too narrow where σ is below 0.6 pixels.
+    """
+    sigma = fwhm_px / FWHM_PER_SIGMA
+    if sigma < 1e-3:
+        return torch.ones(1, dtype=torch.float64)
+    reach = math.ceil(4 * sigma) + 1
+    place = torch.arange(-reach, reach + 1, dtype=torch.float64)
+
+    def weights(width: float) -> Tensor:
+        return torch.softmax(-((place / width) ** 2) / 2, 0)
+
+    return weights(brentq(lambda w: float(weights(w) @ place**2) - sigma**2, 0.05, 1.1 * sigma + 0.5, xtol=1e-10))
+
+
 def noise_gain(shape: tuple[int, int], psf_px: float, device: torch.device) -> Tensor:
     """Gain on the half spectrum of white noise that gives reconstruction noise of variance 1."""
     along_x = torch.fft.fftfreq(shape[0], device=device).abs()[:, None]
     along_y = torch.fft.rfftfreq(shape[1], device=device)
-    blur = 2 * (math.pi * psf_px / FWHM_PER_SIGMA) ** 2
+    half = point_spread(psf_px)[len(point_spread(psf_px)) // 2 :].tolist()
     power = torch.zeros(shape[0], len(along_y), device=device)
     for x in (along_x, 1 - along_x):  # the frequency itself, and the nearest that the pixels cannot tell from it
         for y in (along_y, 1 - along_y):
             k = torch.hypot(x, y)
             sampled = (k - k.round()) ** 2
-            power += sampled * torch.exp(-2 * blur * sampled) / k.clamp(min=1e-6) * torch.sinc(k) ** 4
+            turn = 2 * math.pi * k
+            blur = half[0] + 2 * sum(weight * torch.cos(lag * turn) for lag, weight in enumerate(half[1:], start=1))
+            power += sampled * blur**2 / k.clamp(min=1e-6) * torch.sinc(k) ** 4
     both = torch.full((len(along_y),), 2.0, device=device)  # half of the spectrum stands for the other half
     both[0] = 1
     if shape[1] % 2 == 0:
         both[-1] = 1
     return (power * (shape[0] * shape[1] / (power * both).sum())).sqrt()
+
+
+def axis_mixture(slices: int, psf_px: float, device: torch.device) -> Tensor:
+    """Symmetric (slices, slices): correlates white noise along the axis as a point spread does, variance kept."""
+    weights = point_spread(psf_px)
+    reach = len(weights) // 2
+    lags = torch.arange(slices)
+    spread = F.conv1d(F.pad(weights, (2 * reach, 2 * reach))[None, None], weights[None, None])[0, 0]  # of pairs, by lag
+    spread = F.pad(spread / spread.max(), (0, slices))[2 * reach :]
+    values, modes = torch.linalg.eigh(spread[(lags[:, None] - lags).abs()])
+    return (modes * values.clamp(min=0).sqrt() @ modes.T).to(device, torch.float32)
 
 
 @lru_cache(maxsize=32)

@@ -3,7 +3,8 @@
 The artefacts act on an "image" (channels, x, y) or (channels, x, y, z), scaled to about 0…1, and leave the label alone.
 Each draws its parameters in ``randomize``, keeps them in ``drawn``, and applies a pure function of ``image_artifacts``
 to every key. White noise, blur, sharpening, low resolution and shading are MONAI's own: RandGaussianNoised,
-RandGaussianSmoothd, RandGaussianSharpend, RandSimulateLowResolutiond, RandBiasFieldd.
+RandGaussianSmoothd, RandGaussianSharpend, RandSimulateLowResolutiond, RandBiasFieldd; ``Recordedd`` keeps what those
+drew.
 
 A range ``[low, high]`` is drawn uniformly, a single number is fixed.
 """
@@ -18,7 +19,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import AdjustContrast, Compose, MapTransform, Randomizable, RandomizableTrait
+from monai.transforms import (
+    AdjustContrast,
+    Compose,
+    MapTransform,
+    Randomizable,
+    RandomizableTrait,
+    RandomizableTransform,
+)
 from monai.transforms.croppad.functional import pad_nd
 
 from bundle import image_artifacts
@@ -26,7 +34,9 @@ from bundle.random_artifact import (
     InvertibleArtifactd,
     RandArtifactd,
     check_beyond,
+    check_count,
     check_number,
+    drawn_values,
     plain_values,
     with_values,
 )
@@ -91,7 +101,7 @@ class ScalePercentilesd(MapTransform):
             only where the percentiles lie beyond, as noise takes them. What a part happens to hold says nothing.
 
     Raises:
-        ValueError: percentiles that do not rise from 0 to 100.
+        ValueError: percentiles that do not rise from 0 to 100, a number of images that is none.
     """
 
     def __init__(
@@ -106,7 +116,7 @@ class ScalePercentilesd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if not 0 <= lower < upper <= 100:
             raise ValueError(f"lower={lower!r} and upper={upper!r} must rise, from 0 to 100")
-        self.percentiles, self.images, self.part = (lower, upper), images, part
+        self.percentiles, self.images, self.part = (lower, upper), check_count("images", images, 1, 1000), part
 
     def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
         d = dict(data)
@@ -139,7 +149,7 @@ class BeyondBorderd(MapTransform, Randomizable, RandomizableTrait):
     ):
         super().__init__(keys, allow_missing_keys)
         self.inside = Compose(transforms)
-        border_px = int(check_number("border_px", border_px, 0, 1e4))
+        border_px = check_count("border_px", border_px, 0, 10**4)
         in_slice = border_px if check_beyond(beyond) == "mirror" else 0
         self.borders = (in_slice, in_slice, border_px)
 
@@ -161,13 +171,38 @@ class BeyondBorderd(MapTransform, Randomizable, RandomizableTrait):
         return d
 
 
+class Recordedd(MapTransform, Randomizable, RandomizableTrait):
+    """A random transform of MONAI; its name and what it drew come into the image's ``artifacts``, as of those here.
+
+    Args:
+        keys, allow_missing_keys: of the images.
+        transform: dictionary transform, such as RandGaussianSmoothd.
+    """
+
+    def __init__(self, keys, transform: RandomizableTransform, allow_missing_keys: bool = False):
+        super().__init__(keys, allow_missing_keys)
+        self.transform = transform
+
+    def set_random_state(self, seed=None, state=None):
+        self.transform.set_random_state(seed, state)
+        return self
+
+    def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
+        d = self.transform(dict(data))
+        if self.transform._do_transform:
+            record = {"name": type(self.transform).__name__, **drawn_values(self.transform)}
+            for key in self.key_iterator(d):
+                d[key] = with_values(d[key], plain_values(d[key]), record)
+        return d
+
+
 class RandReconstructionNoised(RandArtifactd):
     """Noise as filtered back-projection makes it: fine grain, little at low frequencies.
 
     Args:
         keys, prob, allow_missing_keys: as in ``RandArtifactd``.
         sd: [grey] standard deviation, range.
-        psf_px: [pixels] full width at half maximum of the point spread, range.
+        psf_px: [pixels] full width at half maximum of the detector's point spread, along the axis too, range.
         depth: −ln of the transmission along the densest line, range: the more, the more noise where it goes.
     """
 
@@ -211,8 +246,11 @@ class RandRingsd(RandArtifactd):
         correlation_px: [slices] over which an error fades along the axis, range.
         centre: largest distance of the axis from the middle, share of the image's size; above 0.5 it may lie outside.
         full_turn: probability of a scan of 360°.
-        partial: probability that the errors last for a part of the scan only.
+        partial: probability that the single stripes last for a tenth to half of the scan only, in ``RUNS`` groups that
+            begin at angles of their own; the error in every pixel always lasts.
     """
+
+    RUNS: ClassVar = 2  # each takes as long as the rings of a whole scan
 
     LIMITS: ClassVar = {
         "gain_sd": (0, 1e3), "error_sd": (0, 1e3), "share": (0, 1), "width_px": (1, 100), "correlation_px": (1, 1e4),
@@ -231,28 +269,41 @@ class RandRingsd(RandArtifactd):
         self.partial = check_number("partial", partial, 0, 1)
 
     def draw(self, shape):
-        full_turn = self.chance(self.full_turn)
-        share = self.uniform(0.1, 0.5) if self.chance(self.partial) else 1.0
+        range_deg = 360 if self.chance(self.full_turn) else 180
+        length = self.uniform(0.1, 0.5) if self.chance(self.partial) else 1.0
         drawn = super().draw(shape)
         return drawn | {
             "width_px": round(drawn["width_px"]),
             "seed": self.seed(),
             "centre_px": self.centre(shape, self.off_centre),
             "first_angle_deg": self.uniform(0, 360),
-            "window_deg": share * (360 if full_turn else 180),
-            "full_turn": full_turn,
+            "angular_range_deg": range_deg,
+            "window_deg": length * range_deg,
+            "runs_deg": [self.uniform(0, (1 - length) * range_deg) for _ in range(self.RUNS)] if length < 1 else [0.0],
         }
 
     @staticmethod
-    def function(image, centre_px, first_angle_deg, window_deg, full_turn, **pattern):
+    def function(
+        image, *, gain_sd, error_sd, share, seed, centre_px, first_angle_deg, angular_range_deg, window_deg, runs_deg,
+        **size,
+    ):  # fmt: skip
         x, y = image.shape[1:3]
         reach = 16 * math.ceil(math.hypot(x / 2 + abs(centre_px[0]), y / 2 + abs(centre_px[1])) / 16)
         slices = image.shape[3] if image.ndim == 4 else 1
-        stripes = image_artifacts.random_stripes(2 * reach, slices, **pattern).to(image.device)
-        scan = {"first_angle_deg": first_angle_deg, "window_deg": window_deg, "full_turn": full_turn}
-        return image_artifacts.add_rings(
-            image, image_artifacts.ring_pattern((x, y), stripes, centre_px=centre_px, **scan)
-        )
+
+        def pattern(seed, start_deg, window_deg, **errors):
+            stripes = image_artifacts.random_stripes(2 * reach, slices, seed=seed, **errors, **size).to(image.device)
+            scan = {"first_angle_deg": first_angle_deg + start_deg, "window_deg": window_deg}
+            scan |= {"centre_px": centre_px, "full_turn": angular_range_deg == 360}
+            return image_artifacts.ring_pattern((x, y), stripes, **scan)
+
+        single = {"error_sd": error_sd, "share": share / len(runs_deg)}
+        if window_deg == angular_range_deg:
+            return image_artifacts.add_rings(image, pattern(seed, 0.0, window_deg, gain_sd=gain_sd, **single))
+        total = pattern(seed, 0.0, angular_range_deg, gain_sd=gain_sd)
+        for k, start_deg in enumerate(runs_deg, start=1):
+            total += pattern(seed + k, start_deg, window_deg, **single)
+        return image_artifacts.add_rings(image, total)
 
 
 class RandMotiond(RandArtifactd):
@@ -287,8 +338,8 @@ class RandMotiond(RandArtifactd):
         if not isinstance(kinds, Sequence) or len(kinds) != 4:
             raise ValueError(f"kinds={kinds!r} must be four probabilities: of drift, jumps, shaking and offset")
         self.kinds = [check_number("kinds", p, 0, 1) for p in kinds]
-        self.most_jumps = int(check_number("most_jumps", most_jumps, 1, 100))
-        self.n_views = int(check_number("n_views", n_views, 8, 1e5))
+        self.most_jumps = check_count("most_jumps", most_jumps, 1, 100)
+        self.n_views = check_count("n_views", n_views, 8, 10**5)
         self.full_turn, self.aligned = (
             check_number("full_turn", full_turn, 0, 1),
             check_number("aligned", aligned, 0, 1),
@@ -325,20 +376,18 @@ class RandSparseViewsd(RandArtifactd):
     Args:
         keys, prob, allow_missing_keys: as in ``RandArtifactd``.
         n_views: number of views, range; its logarithm is uniform. An image of n pixels needs 1.6 n to show no pattern.
-        beyond: what lies beyond the border, "air" or "mirror".
     """
 
     LIMITS: ClassVar = {"n_views": (2, 1e5)}
     function = staticmethod(image_artifacts.keep_views)
 
-    def __init__(self, keys, prob=0.1, n_views=(25, 150), beyond="air", allow_missing_keys=False):
+    def __init__(self, keys, prob=0.1, n_views=(25, 150), allow_missing_keys=False):
         super().__init__(keys, prob, allow_missing_keys, n_views=n_views)
-        self.beyond = check_beyond(beyond)
 
     def draw(self, shape):
         low, high = self.ranges["n_views"]
         views = round(math.exp(self.uniform(math.log(low), math.log(high))))
-        return {"n_views": views, "first_angle_deg": self.uniform(0, 180), "beyond": self.beyond}
+        return {"n_views": views, "first_angle_deg": self.uniform(0, 180)}
 
 
 class RandMissingWedged(RandArtifactd):
@@ -347,18 +396,16 @@ class RandMissingWedged(RandArtifactd):
     Args:
         keys, prob, allow_missing_keys: as in ``RandArtifactd``.
         angular_range_deg: [°] measured range, a range of it.
-        beyond: what lies beyond the border, "air" or "mirror".
     """
 
     LIMITS: ClassVar = {"angular_range_deg": (1, 180)}
     function = staticmethod(image_artifacts.missing_wedge)
 
-    def __init__(self, keys, prob=0.1, angular_range_deg=(120.0, 175.0), beyond="air", allow_missing_keys=False):
+    def __init__(self, keys, prob=0.1, angular_range_deg=(120.0, 175.0), allow_missing_keys=False):
         super().__init__(keys, prob, allow_missing_keys, angular_range_deg=angular_range_deg)
-        self.beyond = check_beyond(beyond)
 
     def draw(self, shape):
-        return super().draw(shape) | {"first_angle_deg": self.uniform(0, 180), "beyond": self.beyond}
+        return super().draw(shape) | {"first_angle_deg": self.uniform(0, 180)}
 
 
 class RandHalod(InvertibleArtifactd):
@@ -485,7 +532,7 @@ class RandStreaksd(RandArtifactd):
 
     def __init__(self, keys, prob=0.1, height=(0.05, 0.6), most=6, allow_missing_keys=False):
         super().__init__(keys, prob, allow_missing_keys, height=height)
-        self.most = int(check_number("most", most, 1, 1000))
+        self.most = check_count("most", most, 1, 1000)
 
     def draw(self, shape):
         count, reach = self.R.randint(1, self.most + 1), max(shape[:2]) / 2

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import xlogy
 
-from data_gen.geometry import Views
+from data_gen.geometry import Views, without_pose
 from data_gen.parameters import Range, check_number, check_range, check_ranges, draw_ranges
 from data_gen.units import SIGMA_PER_FWHM
 
@@ -144,12 +144,10 @@ def trajectory(n_views: int, parameters: dict) -> Trajectory:
 def move(views: Views, parameters: dict) -> Views:
     """The views of an object that moves.
 
-    A position (x, y) on the stage shifts the projection at angle θ by x cos θ + y sin θ. A scan that moves has no pose
-    of its own, so one is chosen: that of the object at rest which fits the shifts best, by least squares, is that of
-    ``views``, and a label made for the object at rest belongs to it. It is the mean pose in which each view counts by
-    the direction that it sees; the reconstruction shows the object there, and so does a label that is drawn on one.
-    The mean over time lies d/2π beside it after a drift d over 180°, d/4π after 360°. Rotation has zero mean, dilation
-    a geometric mean of 1.
+    A scan that moves has no pose of its own, so one is chosen: that of the object at rest which fits the shifts best
+    (``data_gen.geometry.without_pose``) is that of ``views``, and a label made for the object at rest belongs to it. It
+    is the mean pose in which each view counts by the direction that it sees. The mean over time lies d/2π beside it
+    after a drift d over 180°, d/4π after 360°. Rotation has zero mean, dilation a geometric mean of 1.
 
     Args:
         views: of the object at rest on the stage.
@@ -165,10 +163,8 @@ def move(views: Views, parameters: dict) -> Views:
         return views
     moved = trajectory(len(views.angles_rad), parameters)
     angles = views.angles_rad + moved.rotation_rad
-    directions = _direction(angles)
-    shift = (directions * moved.position_px).sum(0) + moved.shift_px
-    shown = np.linalg.lstsq(directions.T, shift, rcond=None)[0]
-    return Views(angles, views.shift_px + shift - shown @ directions, views.scale * np.exp(moved.log_scale))
+    shift = (_direction(angles) * moved.position_px).sum(0) + moved.shift_px
+    return Views(angles, views.shift_px + without_pose(angles, shift), views.scale * np.exp(moved.log_scale))
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,22 @@ class Views:
     scale: np.ndarray
 
 
+def without_pose(angles_rad: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
+    """What is left of shifts along the detector when the pose that they show is that of the object at rest.
+
+    A position (x, y) shifts the projection at angle θ by x cos θ + y sin θ. The pose that fits the shifts of all views
+    best, by least squares, is where the reconstruction shows the object; a label made for the object at rest, or drawn
+    on the image, belongs there.
+
+    Args:
+        angles_rad: [rad] (n_angles,).
+        shift_px: [detector pixels] (n_angles,).
+    """
+    directions = np.array([np.cos(angles_rad), np.sin(angles_rad)])
+    shown = np.linalg.lstsq(directions.T, shift_px, rcond=None)[0]
+    return shift_px - shown @ directions
+
+
 @dataclass(frozen=True)
 class ParallelBeam:
     """Parallel beam: a synchrotron, or a source so far away that it makes no difference.
@@ -33,7 +49,8 @@ class ParallelBeam:
         angular_range_deg: [°] angle that they cover, end excluded; below 180° is a limited angle, with a missing wedge.
         start_angle_deg: [°] angle of the first view, range: where the missing wedge lies.
         centre_offset_px: [detector pixels] by how much the rotation axis misses the middle of the detector, which is
-            where the reconstruction takes it to be, range.
+            where the reconstruction takes it to be, range. The object is placed so that the scan shows it where its
+            label is (``without_pose``): an offset c would else show it 4c/π beside after 180°, and in place after 360°.
 
     Raises:
         ValueError: a value outside its range.
@@ -63,8 +80,10 @@ class ParallelBeam:
 
     def views(self, parameters: dict[str, float]) -> Views:
         """Where an object at rest on the stage is at each view."""
-        shift = np.full(self.n_angles, float(parameters["centre_offset_px"]))
-        return Views(self.angles_rad(parameters), shift, np.ones(self.n_angles))
+        angles, shift = self.angles_rad(parameters), np.full(self.n_angles, float(parameters["centre_offset_px"]))
+        if shift[0] and self.angular_range_deg < 360:  # a whole turn shows no pose
+            shift = without_pose(angles, shift)
+        return Views(angles, shift, np.ones(self.n_angles))
 
     def distance_px(self, voxel_size_um: float) -> float | None:
         """[voxels] source to axis; None for a parallel beam."""

@@ -3,13 +3,14 @@
     python scripts/augmentation_gallery.py --out docs
 
 writes augmentation.png and prints a table: the correlation of what each artefact changes in the image, made in the
-sinogram and made in the image with the same parameters (of noise, of its radial power spectrum), and the median CPU
-time for an image of 256² on one core. The object is a cylinder of titania with particles of NMC532 in air. The image
-versions start from the clean scan and never see a sinogram, but for the readings that zingers hit. Below are those that
-the simulator has no version of.
+sinogram and made in the image with the same parameters (of noise, of its radial power spectrum), the ratio of their
+amplitudes (root mean square, image by sinogram), and the median CPU time for an image of 256² on one core. The object
+is a cylinder of titania with particles of NMC532 in air. The image versions start from the clean scan and never see a
+sinogram, but for the readings that zingers hit. Below are those that the simulator has no version of.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -25,6 +26,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from torch.nn import functional as F
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -46,7 +48,7 @@ MATERIALS = [LIBRARY["air"], Material("TiO2", 3.0), LIBRARY["NMC532"]]
 SOURCE = Monochromatic(30.0)
 GREY_1 = float(MATERIALS[2].attenuation_1_cm(SOURCE.energy_kev))  # [1/cm] of NMC532: grey 1
 LINE_1 = GREY_1 * VOXEL_UM * 1e-4  # line integral of one pixel of grey 1
-BLACK, WHITE, GREYS = -0.4, 1.6, 28
+BLACK, WHITE = -0.4, 1.6
 TIMED, REPEATS = 256, 15
 
 
@@ -64,6 +66,7 @@ class Case:
     voxel_um: float = VOXEL_UM
     oversize: bool = False  # the object sticks out of the field of view
     random: bool = False  # spectra are compared, not values
+    group: int = SUBVOXELS  # sub-voxels in a voxel of the sinogram version, along each edge; it is then interpolated
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def rows() -> list[Row]:
             tuple(
                 Case(
                     f"{v} px",
-                    lambda image, _, v=v: ia.shift_views(image, torch.full((VIEWS,), float(v))),
+                    lambda image, _, v=v: ia.shift_views(image, ia.view_shifts(VIEWS, offset_px=v)),
                     scanner(geometry=half(centre_offset_px=v)),
                 )
                 for v in (0.5, 1.5, 4)
@@ -158,6 +161,14 @@ def rows() -> list[Row]:
             bt.RandRingsd(**always, partial=0, full_turn=1),
         ),
         Row(
+            "partial stripes of 5 %, share",
+            tuple(
+                Case(f"{v}", _partial_rings, scanner(stripes=Stripes(partial_share=v, error_sd=0.05)))
+                for v in (0.01, 0.03, 0.1)
+            ),
+            bt.RandRingsd(**always, partial=1, full_turn=0),
+        ),
+        Row(
             "counting noise",
             tuple(
                 Case(f"{v} photons", partial(_noise, v), scanner(detector=Detector(photons=v)), random=True)
@@ -170,7 +181,8 @@ def rows() -> list[Row]:
             tuple(
                 Case(
                     f"{v} px",
-                    lambda image, _, v=v: mt.GaussianSmooth(v / ia.FWHM_PER_SIGMA)(image),
+                    # whose weights are means over a pixel, which add its variance
+                    lambda image, _, v=v: mt.GaussianSmooth(math.sqrt((v / ia.FWHM_PER_SIGMA) ** 2 - 1 / 12))(image),
                     scanner(detector=Detector(psf_fwhm_px=v)),
                 )
                 for v in (1.5, 3, 6)
@@ -253,10 +265,18 @@ def rows() -> list[Row]:
         monai("gamma", (0.5, 0.7, 1.6), mt.AdjustContrast, bt.RandGammad(**always, gamma=(0.7, 1.4))),
         monai("sharpening", (0.5, 1, 2), lambda v: mt.GaussianSharpen(sigma1=0.3, sigma2=1.0, alpha=v),
               mt.RandGaussianSharpend(**always)),
-        monai(
+        Row(
             "low resolution",
-            (0.7, 0.5, 0.3),
-            lambda v: mt.RandSimulateLowResolution(1.0, "area", "bilinear", (v, v)),
+            tuple(
+                Case(
+                    f"{SUBVOXELS / g:g}",
+                    lambda image, _, v=SUBVOXELS / g: _coarser(image, v),
+                    scanner(),
+                    voxel_um=VOXEL_UM * g / SUBVOXELS,
+                    group=g,
+                )
+                for g in (4, 6, 8)
+            ),
             mt.RandSimulateLowResolutiond(**always, downsample_mode="area", upsample_mode="bilinear"),
         ),
         monai(
@@ -296,6 +316,24 @@ def _rings(image: torch.Tensor, drawn: dict) -> torch.Tensor:
     return ia.add_rings(image, pattern)
 
 
+def _partial_rings(image: torch.Tensor, drawn: dict) -> torch.Tensor:
+    """Each stripe over the run of views that it has in the simulator."""
+    detectors = ParallelBeam(VIEWS).detectors((PIXELS, PIXELS, 1), VOXEL_UM)[0]
+    errors = torch.from_numpy(-np.log(add_stripes(np.ones((VIEWS, detectors), np.float32), drawn["stripes"])) / LINE_1)
+    step = 180 / VIEWS  # a view stands for half a step to either side
+    for at in (errors != 0).any(0).nonzero()[:, 0]:
+        run = errors[:, at].nonzero()[:, 0]
+        stripe = torch.zeros(1, detectors)
+        stripe[0, at] = errors[run[0], at]
+        window = {"first_angle_deg": float(run[0] - 0.5) * step, "window_deg": len(run) * step}
+        image = ia.add_rings(image, ia.ring_pattern((PIXELS, PIXELS), stripe, **window))
+    return image
+
+
+def _coarser(image: torch.Tensor, zoom: float) -> torch.Tensor:
+    return mt.RandSimulateLowResolution(1.0, "area", "bilinear", (zoom, zoom))(image)
+
+
 def _noise(photons: float, image: torch.Tensor, drawn: dict) -> torch.Tensor:
     # variance of filtered back-projection, (π²/18 − 1/6) / (views · counts) by pixel², where nothing absorbs
     air = np.sqrt((np.pi**2 / 18 - 1 / 6) / (VIEWS * photons)) / LINE_1
@@ -331,15 +369,15 @@ def _rim(outer: float, image: torch.Tensor, drawn: dict) -> torch.Tensor:
     return ia.local_tomography(image, lines / (np.pi * field), field, outer=outer)
 
 
-def build(diameter: float) -> np.ndarray:
-    """Fractions of air, titania and NMC532 of a cylinder this wide, by the field of view."""
+def build(diameter: float, group: int = SUBVOXELS) -> np.ndarray:
+    """Fractions of air, titania and NMC532 of a cylinder this wide, by the field of view, in voxels of ``group``."""
     n = PIXELS * max(1, int(np.ceil(diameter)))
     fine, rng = n * SUBVOXELS, np.random.default_rng(7)
     spheres = Spheres(fraction=0.35, mean_radius_um=7 * VOXEL_UM, radius_cv=0.35)
     labels = spheres.build((fine, fine), VOXEL_UM / SUBVOXELS, spheres.draw(rng), rng)[0] + np.uint8(1)
     at = np.arange(fine) - (fine - 1) / 2
     labels[at[:, None] ** 2 + at**2 > (diameter * PIXELS * SUBVOXELS / 2) ** 2] = 0
-    return phase_fractions(labels, 3, (SUBVOXELS, SUBVOXELS))
+    return phase_fractions(labels, 3, (group, group))
 
 
 def scan(which: Scanner, fractions: np.ndarray, voxel_um: float = VOXEL_UM, shape=(PIXELS, PIXELS)):
@@ -350,8 +388,8 @@ def scan(which: Scanner, fractions: np.ndarray, voxel_um: float = VOXEL_UM, shap
     return image, drawn | {"range_deg": which.geometry.angular_range_deg}
 
 
-def pictures(row: Row) -> list[tuple[str, np.ndarray | None, np.ndarray, float | None]]:
-    """Of each strength its name, the sinogram and the image version, and the correlation of what they change."""
+def pictures(row: Row) -> list[tuple[str, np.ndarray | None, np.ndarray, tuple[float, float] | None]]:
+    """Of each strength its name, both versions, and the correlation and the ratio in amplitude of what they change."""
     out = []
     for case in row.cases:
         wide = float(case.strength) if case.oversize else DIAMETER
@@ -359,20 +397,28 @@ def pictures(row: Row) -> list[tuple[str, np.ndarray | None, np.ndarray, float |
         clean = scan(case.clean or scanner(), fractions, shape=fractions.shape[1:])[0]
         middle = (clean.shape[0] - PIXELS) // 2
         clean = clean[middle : middle + PIXELS, middle : middle + PIXELS]
-        simulated, drawn = scan(case.scanner, fractions, case.voxel_um) if case.scanner else (None, {})
+        simulated, drawn = None, {}
+        if case.group != SUBVOXELS:
+            coarse = build(wide, case.group)
+            coarse, drawn = scan(case.scanner, coarse, case.voxel_um, coarse.shape[1:])
+            small = torch.from_numpy(coarse)[None, None]
+            simulated = F.interpolate(small, (PIXELS, PIXELS), mode="bilinear")[0, 0].numpy()
+        elif case.scanner:
+            simulated, drawn = scan(case.scanner, fractions, case.voxel_um)
         image = torch.from_numpy(np.ascontiguousarray(clean))[None]
         made = np.asarray(case.in_image(image, drawn))[0]
-        correlation = None
+        agreement = None
         if simulated is not None:
             scale = [float((a * clean).sum() / (clean * clean).sum()) for a in (simulated, made)]
             if case.scanner.source is not SOURCE:  # another energy has another grey 1
                 simulated = simulated / scale[0]
                 made = made / scale[1]
             changes = [simulated - clean, made - clean]
+            amplitude = float(np.sqrt((changes[1] ** 2).mean() / (changes[0] ** 2).mean()))
             if case.random:
                 changes = [_spectrum(change) for change in changes]
-            correlation = float(np.corrcoef(*(change.ravel() for change in changes))[0, 1])
-        out.append((case.strength, simulated, made, correlation))
+            agreement = float(np.corrcoef(*(change.ravel() for change in changes))[0, 1]), amplitude
+        out.append((case.strength, simulated, made, agreement))
     return out
 
 
@@ -396,7 +442,7 @@ def milliseconds(transform: mt.MapTransform) -> float:
 
 def draw(found: list[tuple[Row, list]]) -> Figure:
     """Two rows of artefacts side by side; of each, the sinogram version above the image version."""
-    gap, between, margin, title, per_line, side = 2, 12, 6, 26, 2, 12
+    gap, between, margin, title, per_line, side = 2, 12, 6, 38, 2, 12
     both = [item for item in found if item[1][0][1] is not None]
     alone = [item for item in found if item[1][0][1] is None]
     lines = [part[i : i + per_line] for part in (both, alone) for i in range(0, len(part), per_line)]
@@ -413,10 +459,11 @@ def draw(found: list[tuple[Row, list]]) -> Figure:
         for column, (row, shown) in enumerate(line):
             left = margin + side + column * (3 * (PIXELS + gap) + between + side)
             text(left, top + 9, row.name, fontsize=7, fontweight="bold")
-            for k, (strength, *versions, correlation) in enumerate(shown):
+            for k, (strength, *versions, agreement) in enumerate(shown):
                 x, y = left + k * (PIXELS + gap), top + title
-                agreement = "" if correlation is None else f", r = {correlation:.3f}"
-                text(x, top + 21, strength + agreement, fontsize=6.5)
+                text(x, top + 21, strength, fontsize=6.5)
+                if agreement is not None:
+                    text(x, top + 33, f"r = {agreement[0]:.3f}, amplitude {agreement[1]:.2f}", fontsize=6.5)
                 for picture, source in zip(versions, ("sinogram", "image"), strict=True):
                     if picture is None:
                         continue
@@ -444,20 +491,21 @@ def main() -> int:
         parser.error(f"--only {' '.join(args.only)}: no row has this in its name; rows: "
                      + ", ".join(row.name for row in rows()))  # fmt: skip
     found = []
-    print("| artefact | transform | strengths | correlation with the simulator | ms |\n|---|---|---|---|---|")
+    print("| artefact | transform | strengths | correlation | amplitude | ms |\n|---|---|---|---|---|---|")
     for row in chosen:
         shown = pictures(row)
         found.append((row, shown))
-        agreement = " / ".join("–" if r is None else f"{r:.3f}" for *_, r in shown)
-        cost = milliseconds(row.timed)
+        found_of = [found for *_, found in shown]
         strengths = " / ".join(strength for strength, *_ in shown)
-        print(f"| {row.name} | {type(row.timed).__name__} | {strengths} | {agreement} | {cost:.1f} |", flush=True)
+        columns = [" / ".join("–" if f is None else f"{f[k]:.{3 - k}f}" for f in found_of) for k in (0, 1)]
+        cells = [row.name, type(row.timed).__name__, strengths, *columns, f"{milliseconds(row.timed):.1f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
     args.out.mkdir(parents=True, exist_ok=True)
     with atomic_path(args.out / "augmentation.png") as path:
         draw(found).savefig(path, format="png")
         with Image.open(path) as full:
-            few = full.convert("L").quantize(GREYS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        few.save(path, format="png", optimize=True)
+            grey = full.convert("L")
+        grey.save(path, format="png", optimize=True)
     print(f"{args.out / 'augmentation.png'}: {(args.out / 'augmentation.png').stat().st_size / 1e3:.0f} kB")
     return 0
 

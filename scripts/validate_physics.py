@@ -365,7 +365,9 @@ def centre_shift(quick: bool) -> list[Check]:
         geometry = ParallelBeam(720, angular_range, centre_offset_px=offset)
         scanner = Scanner(source=Monochromatic(40.0), geometry=geometry, normalisation="none")
         image = scan(scanner, [1 - small, small], [AIR, NMC])
-        line = image[n // 2 - 1 : n // 2 + 1].mean(0)  # through the disc, along the detector of the first view
+        axis = 4 * offset / np.pi if angular_range == 180 else 0.0  # below the middle: the disc is shown at its label
+        row = int(n / 2 + axis)
+        line = image[row - (axis == 0) : row + 1].mean(0)  # through the axis, along the detector of the first view
         left, right = (float(at[part][line[part].argmax()]) for part in (at < 0, at > 0))
         rows.append(
             Check(
@@ -379,8 +381,9 @@ def centre_shift(quick: bool) -> list[Check]:
             )
         )
         if angular_range == 180:
-            ring = np.abs(far(n) - offset) < radius
-            upper, lower = (image[ring & (sign * at[:, None] < -offset / 2)].mean() for sign in (1, -1))
+            down = at[:, None] - axis
+            ring = np.abs(np.hypot(down, at) - offset) < radius
+            upper, lower = (image[ring & (sign * down < -offset / 2)].mean() for sign in (1, -1))
             rows.append(
                 Check(
                     "the same, brightness of the half that 180° leave out over that of the other",

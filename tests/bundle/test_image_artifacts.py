@@ -123,9 +123,38 @@ def test_views_shift_about_the_pose_that_they_show():
         artifacts.view_shifts(n, offset_px=1.5),
     ]
     np.testing.assert_allclose(whole, sum(parts), atol=1e-5)
-    assert all(shown(part) == pytest.approx(0, abs=1e-5) for part in parts[:3])
+    assert all(shown(part) == pytest.approx(0, abs=1e-5) for part in parts)
     assert float(parts[2].std()) == pytest.approx(0.5, rel=4 / math.sqrt(2 * n))
-    assert (parts[3] == 1.5).all()
+    # a constant c over 180° shows the pose 4c/π along the direction of its middle; the sum over n views errs by 1/n²
+    np.testing.assert_allclose(parts[3], 1.5 * (1 - 4 / math.pi * np.cos(angle - angle.mean())), atol=1e-5)
+    turn = artifacts.view_shifts(n, offset_px=1.5, angular_range_deg=360)
+    np.testing.assert_allclose(turn, 1.5, atol=1e-5)
+
+
+@pytest.mark.parametrize("range_deg", [180, 360])
+@pytest.mark.parametrize("first_deg", [0.0, 70.0])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"drift_px": 4.0, "direction_deg": 30.0},
+        {"jumps": [(0.3, 3.0, 10.0), (0.8, 2.0, 200.0)]},
+        {"jitter_px": 1.0, "seed": 1},
+        {"offset_px": 2.0},
+    ],
+    ids=["drift", "jumps", "shaking", "offset"],
+)
+def test_what_moves_is_shown_where_its_label_is(kind, first_deg, range_deg):
+    sigma, scan = 6.0, {"first_angle_deg": first_deg, "angular_range_deg": range_deg}
+    image = blob(sigma=sigma)
+    shift = artifacts.view_shifts(360, **kind, **scan)
+    change = artifacts.shift_views(image, shift, **scan) - image
+    assert change.abs().max() > 0.01
+    slopes = np.stack([s.ravel() for s in np.gradient(image[0].double().numpy())], 1)
+    moved = np.linalg.lstsq(slopes, -change.double().numpy().ravel(), rcond=None)[0]
+    # Registration weighs exp(−iks) by k: what the shifts' least squares leave is their cube, (ks)³/6, of which the
+    # spectrum of a blob, exp(−k²σ²) k dk, makes 2/σ² · |s|³/6; the mean square of a direction is a half
+    tolerance = 2 * 2 / sigma**2 * float((shift.abs() ** 3).mean()) / 6
+    assert np.hypot(*moved) < tolerance < 0.15  # where 4c/π is 2.5, the drift's d/2π 0.6
 
 
 def test_no_motion_changes_nothing():
@@ -166,8 +195,27 @@ def test_a_missing_wedge_takes_its_views(range_deg):
     lost = np.abs(expected - blob()[0].numpy()).max()
     assert lost > 0.1
     # a cell at the border counts by its share, a window sinc(d/L): 1 − sinc(0.35) = 19 % at the corners, d = 68 of
-    # L = 192, where a streak has fallen to σ/d = 4 %; at d = 10, 0.5 % of 30 %. And the share of the mean grey value.
-    np.testing.assert_allclose(seen, expected, atol=0.01 * lost + 2 * math.pi * SIGMA**2 / 192**2)
+    # L = 192, where a streak has fallen to σ/d = 4 %; at d = 10, 0.5 % of 30 %
+    np.testing.assert_allclose(seen, expected, atol=0.01 * lost)
+
+
+def test_a_missing_wedge_that_is_narrower_than_the_lowest_cells():
+    range_deg, n = 175.0, 720
+    seen = artifacts.missing_wedge(blob(), 20.0, range_deg)[0].numpy()
+    change = scanned_blob(views(n, range_deg, 20.0), math.radians(range_deg) / n) - blob()[0].numpy()
+    # a window sinc(d/L) in either direction, 1 − (πd/L)²/6 of the change at the distance d, twice that along a diagonal
+    window = (math.pi * torch.hypot(*grid()).numpy() / 192) ** 2 / 6
+    error = seen - blob()[0].numpy() - change
+    assert np.sqrt((error**2).mean()) < 2 * np.sqrt(((window * change) ** 2).mean()) < 0.1 * np.sqrt((change**2).mean())
+
+
+@pytest.mark.parametrize("ranges", [(90, 90), (130, 50), (60, 60, 60), (45, 45, 45, 45)])
+def test_wedges_that_fill_half_a_turn_add_up_to_the_image(ranges):
+    image = torch.rand(1, 40, 40, generator=torch.Generator().manual_seed(0))
+    starts = 7.0 + np.cumsum([0, *ranges[:-1]])
+    # cell by cell, and so the mean grey value: of n equal wedges each has 1/n of it
+    parts = [artifacts.missing_wedge(image, float(a), float(r)) for a, r in zip(starts, ranges, strict=True)]
+    np.testing.assert_allclose(sum(parts), image, atol=20 * EPS)
 
 
 def test_a_wedge_of_nothing():
@@ -458,7 +506,7 @@ BY_SLICE = {
     "motion": lambda image: artifacts.shift_views(image, SHIFT, 20.0),
     "full turn": lambda image: artifacts.shift_views(image, SHIFT, 20.0, 360, "mirror"),
     "few views": lambda image: artifacts.keep_views(image, 11, 5.0),
-    "wedge": lambda image: artifacts.missing_wedge(image, 5.0, 120.0, "mirror"),
+    "wedge": lambda image: artifacts.missing_wedge(image, 5.0, 120.0),
     "cupping": lambda image: artifacts.cupping(image, 0.3, 20.0, (2.0, 1.0), 0.7),
     "rim": lambda image: artifacts.local_tomography(image, 0.3, 20.0, (2.0, 1.0)),
     "streaks": lambda image: artifacts.streaks(image, [10.0], [3.0], [0.5]),
@@ -492,3 +540,25 @@ def test_shape_type_and_input_are_kept(name, shape):
     assert torch.isfinite(seen).all()
     assert torch.equal(image, before)
     assert not torch.equal(seen, image)
+
+
+@pytest.mark.parametrize(
+    ("act", "said"),
+    [
+        (lambda image: artifacts.keep_views(image, 0), "n_views=0 must be a whole number of at least 1"),
+        (lambda image: artifacts.keep_views(image, 20.5), "n_views=20.5 must be a whole number"),
+        (lambda image: artifacts.halo(image, 1.0, 9.0, inverse=True), "alpha=1.0 must be at least 0 and below 1"),
+        (lambda image: artifacts.cupping(image, 1.0, 9.0), "depth=1.0 must be below 1"),
+        (lambda image: artifacts.local_tomography(image, 0.1, 9.0, outer=0.5), "outer=0.5 must be above 1"),
+        (lambda image: artifacts.harden(image, 0.6), r"strength=0.6 must be in \[0, 0.5\]"),
+        (lambda image: artifacts.scatter(image, 0.1, 0.0, 9.0), "depth=0.0 must be above 0"),
+        (lambda image: artifacts.scatter(image, -0.1, 1.0, 9.0), "fraction=-0.1 must be at least 0"),
+        (lambda image: artifacts.dots(image, -1, 1.0, 1), r"share=-1 must be in \[0, 1\]"),
+        (lambda image: artifacts.dots(image, 2, 1.0, 1), r"share=2 must be in \[0, 1\]"),
+        (lambda image: artifacts.dots(image, math.nan, 1.0, 1), "share=nan"),
+    ],
+)
+def test_values_outside_their_range_are_named(act, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        act(torch.zeros(1, 8, 8))
+    assert "\n" not in str(caught.value)

@@ -1,7 +1,10 @@
 """Promoted weights: the record says what the run's files say, and only an evaluation of these weights is taken."""
 
+import inspect
 import json
 import shutil
+from pathlib import Path
+from pydoc import locate
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 
 from bundle.archive import read_weights
 from bundle.card import class_scores, eval_metrics, front_matter, limits, metadata, model_card
+from bundle.model_config import walk
 from bundle.record import promote
 from bundle.volume_io import sha256
 
@@ -195,3 +199,18 @@ def test_weights_of_others_are_named_and_their_folder_is_not(record, copied, tmp
     (copied.parent / "run.json").write_text(json.dumps(run))
     with pytest.raises(ValueError, match="the run's record names a path of this machine, pretrained = '/home/someone"):
         promote(copied, "spheres", "0.1.0", tmp_path)
+
+
+SHIPPED = sorted((Path(__file__).resolve().parents[2] / "models").glob("*/record.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.parent.name)
+def test_configs_of_shipped_weights_fit_the_code(path):
+    """Packed with them goes the code of today, so that each of its parts must exist and take what it is given."""
+    record = json.loads(path.read_text())
+    for config in (record["config"], record["training"]["config"]):
+        ours = [v for _, v in walk(config) if isinstance(v, dict) and str(v.get("_target_")).startswith("bundle.")]
+        assert ours
+        for component in ours:
+            given = {key for key in component if not key.startswith("_")}
+            inspect.signature(locate(component["_target_"])).bind(**dict.fromkeys(given))

@@ -1,9 +1,12 @@
 """The whole scan: Beer–Lambert against independent sums, and what each part must do to the image, in closed form."""
 
+import dataclasses
+
 import astra
 import numpy as np
 import pytest
 from scipy import fft
+from scipy.ndimage import gaussian_filter
 
 from data_gen.artifacts import (
     ExposureDrift,
@@ -524,9 +527,10 @@ def test_a_sample_inside_the_field_of_view_is_not_changed_by_a_larger_box():
 def test_a_wrong_centre_has_tails_on_either_side():
     """Half a turn of a point that misses the axis by c: ∓∫ dθ / 2π²(r sin θ + c)², bright below and dark above.
 
-    Of a full turn only half the difference of opposite views is left: nothing outside the circle of radius c.
+    Of a full turn only half the difference of opposite views is left: nothing outside the circle of radius c. The point
+    is where the scan shows it, so the axis of half a turn lies 4c/π, 9 pixels, below.
     """
-    n, radius, c, size = 96, 2.0, 7.0, 1.0
+    n, radius, c, size = 96, 2.0, 9 * np.pi / 4, 1.0
     vacuum = Material("H", 1e-9)
     images = {
         span: scan(
@@ -543,7 +547,7 @@ def test_a_wrong_centre_has_tails_on_either_side():
     for r in (15.5, 20.5, 25.5, 30.5):
         at = r * np.sin(theta)[:, None] + c - u
         expected = (profile / (2 * np.pi**2 * at**2)).sum() * np.pi / 2000
-        up, down = (images[180][int(n / 2 + s * r), middle].mean() for s in (-1, 1))
+        up, down = (images[180][int(n / 2 + 9 + s * r), middle].mean() for s in (-1, 1))
         tail[r] = (up / expected, down / expected)
     ratios = np.array(list(tail.values()))
     # the kernel is 0 at even lags and twice at odd ones: the mean over rays between and over four radii is the kernel's
@@ -552,6 +556,28 @@ def test_a_wrong_centre_has_tails_on_either_side():
     far = radii_of(n)
     beyond = (far > c + radius + 3) & (far < 40)
     assert np.abs(images[360][beyond]).max() < np.abs(images[180][beyond]).max() / 10
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        ParallelBeam(180, 180.0, 25.0, 1.0),
+        ParallelBeam(140, 140.0, 25.0, 1.0),
+        ParallelBeam(180, 360.0, 25.0, 1.0),
+        ConeBeam(180, 180.0, 25.0, 1.0, source_object_mm=0.2),
+    ],
+    ids=["180", "140", "360", "fan"],
+)
+def test_a_wrong_centre_shows_a_disc_where_its_label_is(geometry):
+    n, radius, sigma = 64, 16, 3.0
+    still = dataclasses.replace(geometry, centre_offset_px=0.0)
+    clean, off = (scan(scanner(geometry=g), disc(n, radius)) for g in (still, geometry))
+    smooth, change = (gaussian_filter(a, sigma) for a in (clean, off - clean))
+    assert np.abs(change).max() > 0.01 * smooth.max()
+    slopes = np.stack([slope.ravel() for slope in np.gradient(smooth)], 1)
+    moved = np.linalg.lstsq(slopes, -change.ravel(), rcond=None)[0]
+    # to first order; then the cube of the shifts, of 1 pixel at most, (ks)³/6, over a spectrum of edges exp(−k²σ²) dk
+    assert np.hypot(*moved) < 2 / (2 * sigma**2) / 6  # 4c/π is 1.27
 
 
 def test_the_start_angle_is_a_turned_object():
