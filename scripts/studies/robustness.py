@@ -197,8 +197,10 @@ def _figure(out: Path, table: dict, tests: dict) -> Figure:
     """The matrix of Dice, and one image of each corruption at the middle strength with what two networks make of it."""
     names = list(CORRUPTIONS)
     shown = ["clean", *names]
-    figure = Figure(figsize=(2.1 * len(shown), 2.1 * 4 + 0.55 * len(table) + 1.5), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(0.55 * len(table) + 1.5, 8.4))
+    networks = [n for n in ("none", "all") if n in table and (out / "runs" / n / "model.pt").exists()]
+    texts = ["scan, middle strength", "truth", *(f"error, trained with: {n}" for n in networks)]
+    figure = Figure(figsize=(2.1 * len(shown), 2.1 * len(texts) + 0.55 * len(table) + 1.5), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=(0.55 * len(table) + 1.5, 2.1 * len(texts)))
     axes = upper.subplots()
     columns = list(next(iter(table.values())))
     values = np.array([[table[n][c]["mean"] for c in columns] for n in table])
@@ -209,8 +211,7 @@ def _figure(out: Path, table: dict, tests: dict) -> Figure:
     n = table[next(iter(table))][columns[0]]["n"]
     axes.set_title(f"Dice, mean of n = {n} images, one seed", fontsize=9)
     axes.set_xticks(range(len(columns)), [c.replace("/", "\n") for c in columns], fontsize=7)
-    grid = lower.subplots(4, len(shown), squeeze=False)
-    networks = [n for n in ("none", "all") if n in table and (out / "runs" / n / "model.pt").exists()]
+    grid = lower.subplots(len(texts), len(shown), squeeze=False)
     segmenters = {n: Segmenter(out / "runs" / n) for n in networks}
     for column, name in enumerate(shown):
         pair = pairs_of(tests[name, "clean" if name == "clean" else "middle"])[0]
@@ -220,7 +221,7 @@ def _figure(out: Path, table: dict, tests: dict) -> Figure:
         show(grid[1, column], to_grey(truth.astype(np.float32)), size_um)
         for row, network in enumerate(networks, start=2):
             show(grid[row, column], error_map(segmenters[network](image), truth), size_um)
-    for row, text in enumerate(["scan, middle strength", "truth", *(f"error, trained with: {n}" for n in networks)]):
+    for row, text in enumerate(texts):
         grid[row, 0].set_ylabel(text, fontsize=8)
     lower.legend(handles=error_legend(["pore", "particle"]), loc="outside lower center", ncols=2, fontsize=8)
     return figure
