@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import xlogy
 
-from data_gen.geometry import Views, without_pose
+from data_gen.geometry import Views, direction, without_pose
 from data_gen.parameters import Range, check_number, check_range, check_ranges, draw_ranges
 from data_gen.units import SIGMA_PER_FWHM
 
@@ -119,14 +119,14 @@ def trajectory(n_views: int, parameters: dict) -> Trajectory:
     """
     p = parameters
     time = np.linspace(-0.5, 0.5, n_views) if n_views > 1 else np.zeros(n_views)
-    path = p["drift_px"] * np.outer(_direction(np.deg2rad(p["drift_direction_deg"])), time)
+    path = p["drift_px"] * np.outer(direction(np.deg2rad(p["drift_direction_deg"])), time)
     if p["jump_px"] and p["n_jumps"]:
         if p["n_jumps"] >= n_views:
             raise ValueError(f"n_jumps={p['n_jumps']} must be less than the {n_views} views of the scan")
         rng = np.random.default_rng([p["seed"], _JUMPS])
         steps = np.zeros((2, n_views))
         at = 1 + rng.choice(n_views - 1, p["n_jumps"], replace=False)
-        steps[:, at] = p["jump_px"] * _direction(rng.uniform(0, 2 * np.pi, p["n_jumps"]))
+        steps[:, at] = p["jump_px"] * direction(rng.uniform(0, 2 * np.pi, p["n_jumps"]))
         path += np.cumsum(steps, axis=1)
     rng = np.random.default_rng([p["seed"], _JITTER])
     jitter = p["jitter_px"] * rng.standard_normal(n_views)
@@ -163,7 +163,7 @@ def move(views: Views, parameters: dict) -> Views:
         return views
     moved = trajectory(len(views.angles_rad), parameters)
     angles = views.angles_rad + moved.rotation_rad
-    shift = (_direction(angles) * moved.position_px).sum(0) + moved.shift_px
+    shift = (direction(angles) * moved.position_px).sum(0) + moved.shift_px
     return Views(angles, views.shift_px + without_pose(angles, shift), views.scale * np.exp(moved.log_scale))
 
 
@@ -597,10 +597,6 @@ def _flux_divergence(intensity: np.ndarray, potential: np.ndarray) -> np.ndarray
         sums[:-1] += flux
         sums[1:] -= flux
     return total
-
-
-def _direction(angle_rad: np.ndarray) -> np.ndarray:
-    return np.array([np.cos(angle_rad), np.sin(angle_rad)])
 
 
 def _centred(values: np.ndarray) -> np.ndarray:

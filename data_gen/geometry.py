@@ -24,6 +24,11 @@ class Views:
     scale: np.ndarray
 
 
+def direction(angle_rad: np.ndarray) -> np.ndarray:
+    """Unit vectors (x, y) along the detector at these angles, (2, n_angles)."""
+    return np.array([np.cos(angle_rad), np.sin(angle_rad)])
+
+
 def without_pose(angles_rad: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
     """What is left of shifts along the detector when the pose that they show is that of the object at rest.
 
@@ -35,7 +40,7 @@ def without_pose(angles_rad: np.ndarray, shift_px: np.ndarray) -> np.ndarray:
         angles_rad: [rad] (n_angles,).
         shift_px: [detector pixels] (n_angles,).
     """
-    directions = np.array([np.cos(angles_rad), np.sin(angles_rad)])
+    directions = direction(angles_rad)
     shown = np.linalg.lstsq(directions.T, shift_px, rcond=None)[0]
     return shift_px - shown @ directions
 

@@ -54,6 +54,7 @@ from data_gen.microstructure import (  # noqa: E402
 )
 from data_gen.scan import Scanner  # noqa: E402
 from data_gen.spectrum import Tube  # noqa: E402
+from processor import processor_name  # noqa: E402
 
 VOXEL_UM, SUBVOXELS = 0.5, 5
 MATERIALS = [LIBRARY[name] for name in ("air", "graphite", "NMC532")]
@@ -115,12 +116,8 @@ def one_core():
 
 
 def machine() -> dict:
-    cpu = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
     return {
-        "cpu": cpu,
+        "cpu": processor_name(),
         "cores": dataset._cores(),
         "system": platform.platform(),
         "load_at_start": [round(x, 2) for x in os.getloadavg()] if hasattr(os, "getloadavg") else None,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shlex
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from bundle.inference import load_weights, segment
 from bundle.metrics import score
 from bundle.training import RunRecord
 from bundle.volume_io import atomic_path, read_labels, read_volume, without_nan, write_json
+from processor import processor_name
 
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {  # options of every training that the machine decides: workers of the loader, bf16 where it is faster
@@ -116,7 +116,7 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
         ValueError: ``run`` was made with other options, or with other values in the configs.
     """
     options = {"early_stop_patience": 0, **options}
-    asked = {"datalist": datalist, "configs": [_content(o) for o in ("train.json", *overlays)], **options}
+    asked = {"datalist": datalist, "configs": [config_content(o) for o in ("train.json", *overlays)], **options}
     asked = json.loads(json.dumps(asked, default=lambda path: os.path.relpath(path, run)))  # a folder may be moved
     record = run / "study_run.json"
     before = json.loads(record.read_text()) if record.exists() else None
@@ -132,26 +132,9 @@ def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = 
 
 def machine() -> str:
     """What a training runs on and how: processor, threads, precision."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name()
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     return f"{device}, {threads}, {'half precision' if MACHINE['amp'] else 'fp32'}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def training_config(overlays: Sequence[str | Path | Mapping], datalist: Path, **options) -> ConfigParser:
-    """``configs/train.json`` with overlays and options, as ``train`` gives it, to build parts of it here."""
-    parser = ConfigParser(ConfigParser.load_config_files([str(ROOT / "configs/train.json")]))
-    for overlay in overlays:
-        parser.update(_content(overlay))
-    parser.update({"bundle_root": str(ROOT), "datalist": str(datalist), **MACHINE, **options})
-    return parser
 
 
 def history(run: Path) -> list[dict]:
@@ -289,7 +272,7 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence]) -> str:
     return "\n".join(lines)
 
 
-def _content(config: str | Path | Mapping) -> dict:
+def config_content(config: str | Path | Mapping) -> dict:
     """What a config says, but for its description."""
     if not isinstance(config, Mapping):
         config = ConfigParser.load_config_file(str(ROOT / "configs" / config))

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from monai.bundle import ConfigParser
 from tqdm import tqdm
 
 from bundle.volume_io import write_json
 from studies.common import (
+    MACHINE,
+    ROOT,
     Segmenter,
     check_names,
     earlier_rows,
@@ -30,7 +33,6 @@ from studies.common import (
     minutes,
     scores,
     train,
-    training_config,
     training_seconds,
     write_results,
 )
@@ -116,7 +118,9 @@ def step_seconds(file: Path, datalist: Path, dims: int, rounds: int = 15) -> dic
 
 def _step(datalist: Path, dims: int, overlays: list[str]):
     """One step of a network, as a function."""
-    parser = training_config(_overlays(dims, overlays), datalist)
+    files = [str(ROOT / "configs" / name) for name in ("train.json", *_overlays(dims, overlays))]
+    parser = ConfigParser(ConfigParser.load_config_files(files))
+    parser.update({"bundle_root": str(ROOT), "datalist": str(datalist), **MACHINE})
     network, loss, optimizer, inferer, device = (
         parser.get_parsed_content(k) for k in ("network", "loss", "optimizer", "train#inferer", "device")
     )
@@ -150,7 +154,7 @@ def _train(case: Path, dataset: Path, network: str, dims: int, epochs: int, equa
 
 def _row(run: Path, dataset: Path) -> dict:
     values = scores(run, dataset, ("test",))
-    names = Segmenter(run).class_names
+    segmenter = Segmenter(run)
 
     def mean(key: str) -> float:
         return mean_sd([v[key] for v in values])[0]
@@ -158,10 +162,10 @@ def _row(run: Path, dataset: Path) -> dict:
     return {
         "epochs": len(history(run)),
         "training_seconds": training_seconds(run),
-        "parameters": Segmenter(run).parameters,
+        "parameters": segmenter.parameters,
         "n": len(values),
         "dice": mean_sd([v["mean_dice"] for v in values]),
-        "iou": {name: mean(f"iou_{k}") for k, name in enumerate(names)},
+        "iou": {name: mean(f"iou_{k}") for k, name in enumerate(segmenter.class_names)},
         "fraction_error": mean("mean_abs_fraction_error"),
         "surface_error": mean("mean_abs_surface_error"),
         "size_error": mean("mean_abs_size_error"),

@@ -26,9 +26,9 @@ from tqdm import tqdm
 from bundle.pictures import error_legend, error_map, show, to_grey
 from bundle.volume_io import read_labels, read_volume, write_json
 from studies.common import (
-    ROOT,
     Segmenter,
     check_names,
+    config_content,
     dice,
     earlier_rows,
     folder_name,
@@ -46,10 +46,12 @@ SIZES = {
     "full": {"pairs": 1000, "test_images": 100, "epochs": 150, "filters": 16},
 }
 STRENGTHS = ("weak", "middle", "strong")
-FAMILIES = (  # the top-level keys *_prob of configs/augment.json
-    *("noise", "ring", "motion", "blur", "sparse", "wedge", "resolution", "sharpen", "halo", "shading", "streak"),
-    *("contrast", "inversion"),
-)
+PROBABILITIES = {
+    key.removesuffix("_prob"): value
+    for key, value in config_content("augment.json").items()
+    if key.endswith("_prob") and key != "clean_prob"
+}
+FAMILIES = tuple(family for family, value in PROBABILITIES.items() if value)  # those that the overlay has on
 ORACLES = {f"{name}, simulated": name for name in ("motion", "noise", "white noise")}
 NETWORKS = ("none", "all", *ORACLES, *FAMILIES)
 OPTIONS = {"batch_size": 2, "patches_per_image": 4}  # an image is augmented whole, which takes long
@@ -156,8 +158,7 @@ def _only(network: str) -> dict[str, float]:
     """The options that leave one family of augmentation on, where ``network`` is named after one."""
     if network not in FAMILIES:
         return {}
-    keys = json.loads((ROOT / "configs/augment.json").read_text())
-    return {k: 0 for k in keys if k.endswith("_prob") and k not in ("clean_prob", f"{network}_prob")}
+    return {f"{family}_prob": 0 for family in PROBABILITIES if family != network}
 
 
 def dice_of_each(segmenter: Callable, dataset: Path, file: Path) -> list[dict[str, float]]:

@@ -32,7 +32,18 @@ from optuna.trial import TrialState
 
 from bundle.training import LossNotFiniteError
 from bundle.volume_io import one_line, write_json
-from studies.common import MACHINE, ROOT, generate, history, markdown, mean_sd, scores, train, write_results
+from studies.common import (
+    MACHINE,
+    ROOT,
+    config_content,
+    generate,
+    history,
+    markdown,
+    mean_sd,
+    scores,
+    train,
+    write_results,
+)
 
 SIZES = {
     "small": {"pairs": 150, "epochs": 9, "trials": 10},
@@ -77,7 +88,7 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
     lock = FileLock(f"{journal}.ask" if journal else out / "ask")  # beside a journal, which several machines may share
     with lock:  # two workers may make it at once
         study = optuna.create_study(study_name="search", storage=backing, load_if_exists=True, direction="maximize")
-        _check_search(study, {"size": size, **p, "train.json": _digest(ROOT / "configs/train.json")})
+        _check_search(study, {"size": size, **p, "train.json": _digest(config_content("train.json"))})
     with FileLock(out / "lock"):
         dataset = generate(out, p["pairs"], 0)
     for stage, (sampler, study.pruner) in STAGES.items():
@@ -111,8 +122,7 @@ def _check_search(study: optuna.Study, asked: dict) -> None:
         )
 
 
-def _digest(config: Path) -> str:
-    content = {key: value for key, value in json.loads(config.read_text()).items() if key != "_desc_"}
+def _digest(content: dict) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
