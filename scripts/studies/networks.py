@@ -7,6 +7,7 @@ since other work on the machine makes a step longer and never shorter. All are t
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from pathlib import Path
@@ -191,11 +192,15 @@ def _table(rows: list[dict]) -> str:
 
 
 def _figure(rows: list[dict]) -> Figure:
-    cases = list(dict.fromkeys((r["material"], r["dims"]) for r in rows))
+    materials, all_dims = (list(dict.fromkeys(r[key] for r in rows)) for key in ("material", "dims"))
     of_case = {(r["material"], r["dims"]): r["n"] for r in rows}
     colours = {name: f"C{k}" for k, name in enumerate(NETWORKS)}
-    figure = Figure(figsize=(4 * len(cases) + 1.5, 3.6), layout="constrained")
-    for axes, (material, dims) in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
+    figure = Figure(figsize=(4 * len(materials) + 1.5, 3.6 * len(all_dims)), layout="constrained")
+    grid = figure.subplots(len(all_dims), len(materials), squeeze=False)
+    for axes, (dims, material) in zip(grid.flat, itertools.product(sorted(all_dims), materials), strict=True):
+        if (material, dims) not in of_case:
+            axes.set_axis_off()
+            continue
         for r in rows:
             if (r["material"], r["dims"]) == (material, dims):
                 marker, fill = ("o", "full") if r["equal"] == "epochs" else ("s", "none")
