@@ -1,4 +1,4 @@
-# make run                      generate, train, evaluate, segment; draws results/overview.png (10 minutes on 2 cores)
+# make run                      generate, train, evaluate, segment; draws results/overview.png (a quarter of an hour on 2 cores)
 # make run SCAN=scan.tif VOXEL_SIZE_UM=0.05     the same, and segments your scan
 # make test                     environment and all tests
 # make tensorboard              watch the runs in a browser

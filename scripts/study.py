@@ -1,11 +1,11 @@
 """A study of training, from data to table and picture, by one command.
 
-    python scripts/study.py robustness --size small --out results/robustness
+    python scripts/study.py robustness --size small --networks none all --out results/robustness
     python scripts/study.py search --size full --out results/search
 
 Studies: robustness, volume, search, networks, time, transfer; scripts/studies/ has one file for each. The same command
-does the small size on two cores, in half an hour to a few hours, and the full size on a GPU; robustness has a medium
-size besides, for a night on two cores. Started again, it goes on where it was.
+does the small size on two cores, in minutes to hours (robustness: half an hour for each of 17 networks), and the full
+size on a GPU; robustness has a medium size besides, two hours a network. Started again, it goes on where it was.
 """
 
 import argparse
