@@ -143,6 +143,23 @@ def load_datalist(
     return pairs
 
 
+def shows_whole_objects(path: str, spatial_dims: int) -> bool:
+    """Whether what is augmented holds the whole object, in air, as far as the data set's ``recipe.json`` tells.
+
+    Not a patch of a volume, nor a slice out of which the sample sticks. Without a recipe it is not known, and a real
+    scan most often shows a part: so no.
+
+    Args:
+        path: the ``dataset.json``, beside which a generated data set has its recipe.
+        spatial_dims: of the network; in 3D patches are augmented.
+    """
+    recipe = Path(path).with_name("recipe.json")
+    if spatial_dims == 3 or not recipe.is_file():
+        return False
+    diameter = json.loads(recipe.read_text(encoding="utf-8")).get("sample_diameter")
+    return diameter is None or bool(np.max(diameter) <= 1)
+
+
 def _read_datalist(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(

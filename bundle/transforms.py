@@ -31,6 +31,7 @@ from monai.transforms.croppad.functional import pad_nd
 
 from bundle import image_artifacts
 from bundle.random_artifact import (
+    META_KEY,
     InvertibleArtifactd,
     RandArtifactd,
     check_beyond,
@@ -77,6 +78,8 @@ class CheckPaird(MapTransform):
 class ShallowCopyd(MapTransform, RandomizableTrait):
     """New tensor objects of the same values, with metadata of their own; the first of a list of random transforms.
 
+    Their list of artefacts is there from now on, if empty: a batch keeps of the metadata what all of its images have.
+
     MONAI's OneOf notes its choice in the tensors that it is given. With ``CacheDataset(copy_cache=False)`` those are in
     the cache, and the notes would grow from epoch to epoch. It counts as random, so that it comes after the cache.
     """
@@ -84,7 +87,9 @@ class ShallowCopyd(MapTransform, RandomizableTrait):
     def __call__(self, data: Mapping[str, torch.Tensor]) -> dict:
         d = dict(data)
         for key in self.key_iterator(d):
-            d[key] = with_values(d[key], d[key].as_tensor() if isinstance(d[key], MetaTensor) else d[key])
+            if isinstance(d[key], MetaTensor):
+                d[key] = with_values(d[key], d[key].as_tensor())
+                d[key].meta.setdefault(META_KEY, "[]")
         return d
 
 

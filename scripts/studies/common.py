@@ -233,27 +233,35 @@ def mean_sd(values: Sequence[float]) -> tuple[float, float]:
 
 
 def earlier_rows(out: Path, size: str, key: Sequence[str]) -> dict[Hashable, dict]:
-    """The rows of ``results.json``, by the values of ``key``: what earlier commands of this size have found."""
+    """The rows of ``results.json``, by the values of ``key``: what earlier commands have found.
+
+    Raises ValueError where they were of another size.
+    """
     file = out / "results.json"
-    content = json.loads(file.read_text()) if file.exists() else {}
-    rows = content.get("rows", []) if content.get("size") == size else []
-    return {tuple(row[k] for k in key): row for row in rows}
+    if not file.exists():
+        return {}
+    content = json.loads(file.read_text())
+    if content["size"] != size:
+        raise ValueError(f"{file} has results of the size {content['size']}, not {size}; choose another --out")
+    return {tuple(row[k] for k in key): row for row in content["rows"]}
 
 
 def write_results(out: Path, name: str, size: str, content: Mapping, table: str, figure) -> None:
     """``results.json``, ``results.md`` and ``results.png`` of a study, with what it was trained and is scored on."""
     done = [json.loads(file.read_text()) for file in sorted(out.glob("runs/*/study_run.json"))]
+    records = [json.loads(file.read_text()) for file in sorted(out.glob("runs/*/run.json"))]
     ran_on = {
         "study": name,
         "size": size,
         **{k: v for k, v in RunRecord(str(out), {}).content.items() if k not in ("config", "hyper_parameters")},
         "trained_on": sorted({run["machine"] for run in done if "machine" in run}),
+        "revisions": sorted({record["git_revision"] or "unknown" for record in records}),
         "scored_on": machine(),
     }
     write_json(out / "results.json", without_nan({**ran_on, **content}))
     with atomic_path(out / "results.md") as path:
         where = "; ".join(ran_on["trained_on"]) or ran_on["scored_on"]
-        where = f"trained on {where}; revision {ran_on['git_revision']}"
+        where = f"trained on {where}; revision {', '.join(ran_on['revisions']) or ran_on['git_revision']}"
         path.write_text(f"{table}\n\n`{shlex.join(ran_on['command'])}`; {where}\n", encoding="utf-8")
     with atomic_path(out / "results.png") as path:
         figure.savefig(path, format="png", dpi=130)

@@ -114,6 +114,7 @@ CORRUPTIONS = {
 def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
     """Do the study; every step whose result lies in ``out`` is taken from there."""
     check_names("networks", networks, NETWORKS)
+    rows = earlier_rows(out, size, ("network",))
     p = SIZES[size]
     clean = generate(out, p["pairs"], TRAIN_SEED)
     tests = {("clean", "clean"): generate(out, p["test_images"], TEST_SEED)}
@@ -122,7 +123,6 @@ def run(out: Path, size: str, networks: tuple[str, ...] = NETWORKS) -> None:
         tests[name, STRENGTHS[k]] = generate(
             out, p["test_images"], TEST_SEED, overlay=CORRUPTIONS[name][k], label=folder_name(name, STRENGTHS[k])
         )
-    rows = earlier_rows(out, size, ("network",))
     for network in tqdm(networks, desc="networks", unit="network"):
         scans = clean
         if network in ORACLES:

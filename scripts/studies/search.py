@@ -29,6 +29,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from bundle.training import LossNotFiniteError
 from bundle.volume_io import one_line, write_json
@@ -76,7 +77,8 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
             make its database before the others start.
 
     Raises:
-        ValueError: ``trials`` below 1, a storage with another search, a trial that failed, none that was completed.
+        ValueError: ``trials`` below 1, a storage that cannot be opened or has another search, a trial that failed, none
+            that was completed.
     """
     p = SIZES[size]
     count = p["trials"] if trials is None else trials
@@ -87,7 +89,10 @@ def run(out: Path, size: str, trials: int | None = None, storage: str | None = N
     backing = _journal(journal) if journal else storage
     lock = FileLock(f"{journal}.ask" if journal else out / "ask")  # beside a journal, which several machines may share
     with lock:  # two workers may make it at once
-        study = optuna.create_study(study_name="search", storage=backing, load_if_exists=True, direction="maximize")
+        try:
+            study = optuna.create_study(study_name="search", storage=backing, load_if_exists=True, direction="maximize")
+        except (SQLAlchemyError, ImportError) as error:
+            raise ValueError(f"--storage {storage}: {one_line(error)}") from error
         _check_search(study, {"size": size, **p, "train.json": _digest(config_content("train.json"))})
     with FileLock(out / "lock"):
         dataset = generate(out, p["pairs"], 0)
@@ -178,7 +183,8 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int) -> flo
         cause = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        if not isinstance(cause, LossNotFiniteError | torch.OutOfMemoryError | MemoryError):
+        memory = isinstance(cause, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(cause)
+        if not (memory or isinstance(cause, LossNotFiniteError)):
             raise cause from error
         logging.getLogger("study").warning(f"trial {trial.number} failed: {one_line(cause)}")
         trial.set_user_attr("failed", one_line(cause))

@@ -46,7 +46,7 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
     """Do the study; ``real`` is the folder with ``a_1.tif``, ``a_1_label.tif`` and so on.
 
     Raises:
-        ValueError: there is no such folder, or a slice is missing in it.
+        ValueError: there is no such folder, a slice is missing in it or has other labels, ``out`` has other slices.
     """
     needed = [f"{name}{part}.tif" for name in (*SLICES, OTHER) for part in ("", "_label")]
     missing = needed if real is None else [name for name in needed if not (real / name).is_file()]
@@ -54,6 +54,8 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
         raise ValueError(
             f"--real {real}: needs the folder with {', '.join(needed)} (nmc_nanoct); {missing[0]} is not there"
         )
+    datalists = {name: annotated(real, name, out / "data" / name) for name in SLICES}
+    real_pair(real, OTHER)
     p = SIZES[size]
     synthetic = generate(out, p["pairs"], 0, "generate_nmc_cathode.json")
     pretrained = train(
@@ -75,7 +77,7 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
                 options["pretrained"] = pretrained / "model.pt"
             trained = train(
                 out / "runs" / folder_name(source, way, str(seed)),
-                annotated(real, source, out / "data" / source),
+                datalists[source],
                 ["transfer.json", "augment.json"],
                 max_epochs=p["epochs"],
                 val_interval=5,
@@ -93,22 +95,33 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
 
 
 def real_pair(real: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Image float32 and classes uint8 of an annotated slice, both (x, y)."""
+    """Image float32 and classes uint8 of an annotated slice, both (x, y). Raises ValueError for other labels."""
     image = read_volume(real / f"{name}.tif", PIXEL_UM).array.astype(np.float32)
-    label = read_volume(real / f"{name}_label.tif", PIXEL_UM).array.astype(np.uint8)
-    return image, CLASS_OF_LABEL[label]
+    label = read_volume(real / f"{name}_label.tif", PIXEL_UM).array
+    if unknown := set(np.unique(label).tolist()) - set(range(len(CLASS_OF_LABEL))):
+        raise ValueError(
+            f"{real / name}_label.tif has labels such as {min(unknown)}; known: 0 (active material), 1 (CBD), 2 (pore)"
+        )
+    return image, CLASS_OF_LABEL[label.astype(np.uint8)]
 
 
 def annotated(real: Path, name: str, folder: Path) -> Path:
-    """Datalist of one annotated slice: its left three quarters to train, the rest to validate."""
+    """Datalist of one annotated slice: its left three quarters to train, the rest to validate.
+
+    Raises ValueError where ``folder`` holds another slice of that name.
+    """
     image, label = real_pair(real, name)
     cut = 3 * len(image) // 4
     affine = np.diag([PIXEL_UM, PIXEL_UM, 1, 1])
     content = {"labels": {str(k): n for k, n in enumerate(CLASS_NAMES)}, "tensorImageSize": "2D"}
+    folder.mkdir(parents=True, exist_ok=True)
     for split, part in (("training", slice(None, cut)), ("validation", slice(cut, None))):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_nifti(folder / f"{split}_image.nii.gz", image[part], affine)
-        write_nifti(folder / f"{split}_label.nii.gz", label[part], affine)
+        for kind, array in (("image", image[part]), ("label", label[part])):
+            file = folder / f"{split}_{kind}.nii.gz"
+            if not file.exists():
+                write_nifti(file, array, affine)
+            elif not np.array_equal(read_volume(file).array, array):
+                raise ValueError(f"{file} is not of {real / name}.tif; choose another --out for these slices")
         content[split] = [{"image": f"{split}_image.nii.gz", "label": f"{split}_label.nii.gz"}]
     content["test"] = []
     write_json(folder / "dataset.json", content)

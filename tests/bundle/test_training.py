@@ -15,7 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 
 from bundle import training
-from bundle.training import GradientClip, WeightAverage, load_datalist, read_class_names, resolved_config
+from bundle.training import (
+    GradientClip,
+    WeightAverage,
+    load_datalist,
+    read_class_names,
+    resolved_config,
+    shows_whole_objects,
+)
 
 
 @pytest.fixture
@@ -205,6 +212,23 @@ def test_data_list_that_is_none_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds a list"):
         (tmp_path / "dataset.json").write_text("[1]")
         read_class_names(str(tmp_path / "dataset.json"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "dims", "whole"),
+    [
+        ({"sample_diameter": None}, 2, True),
+        ({"sample_diameter": [0.8, 1.0]}, 2, True),
+        ({"sample_diameter": [0.9, 1.3]}, 2, False),  # some stick out of the field of view
+        ({"sample_diameter": 1.2}, 2, False),
+        ({"sample_diameter": None}, 3, False),  # a patch
+        (None, 2, False),  # an annotated scan
+    ],
+)
+def test_the_recipe_tells_whether_the_object_is_whole(tmp_path, recipe, dims, whole):
+    if recipe is not None:
+        (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    assert shows_whole_objects(str(tmp_path / "dataset.json"), dims) is whole
 
 
 def test_dimensions_of_the_data_are_checked(flat_dataset, solid_dataset):

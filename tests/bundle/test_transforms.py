@@ -252,7 +252,8 @@ def test_noise_and_shading_of_monai_are_recorded():
 def augmentation(root, **overrides) -> Compose:
     parser = ConfigParser()
     parser.read_config([str(root / "configs" / name) for name in ("train.json", "augment.json")])
-    for key, value in {"channel_names": ["CT"], **overrides}.items():
+    whole = overrides.get("spatial_dims", 2) == 2
+    for key, value in {"channel_names": ["CT"], "whole_object": whole, **overrides}.items():
         parser[key] = value
     return Compose(parser.get_parsed_content("augmentation"))
 
@@ -266,11 +267,17 @@ def families(root) -> list[str]:
     [(2, (1, 48, 40)), (2, (3, 48, 40)), (3, (1, 24, 20, 16)), (2, (1, 48, 40, 5)), (2, (1, 48, 40, 1))],  # 2.5D
 )
 def test_the_overlay_makes_batches(root, dims, shape):
-    act = augmentation(root, spatial_dims=dims, data_dims=len(shape) - 1, clean_prob=0.1)
+    act = augmentation(root, spatial_dims=dims, data_dims=len(shape) - 1, clean_prob=0.3)
     data = [pair_of(shape, k) for k in range(12)]
     batches = list(DataLoader(CacheDataset(data, act, progress=False), batch_size=4))
+    left_alone = 0
     for k, batch in enumerate(batches):
         assert batch["image"].shape == (4, *shape)
+        records = [json.loads(record) for record in batch["image"].meta[META_KEY]]
+        for image, record in zip(batch["image"].as_tensor(), records, strict=True):
+            alone = any(torch.equal(image, pair["image"].as_tensor()) for pair in data)
+            assert not (alone and record)
+            left_alone += alone
         assert torch.isfinite(batch["image"]).all()
         for image in batch["image"].as_tensor():  # scaled as at inference; those left alone are of random numbers
             low, high = np.percentile(image, (0.5, 99.5))
@@ -278,6 +285,7 @@ def test_the_overlay_makes_batches(root, dims, shape):
         assert torch.equal(
             batch["label"].as_tensor(), torch.stack([pair["label"].as_tensor() for pair in data[4 * k :][:4]])
         )
+    assert left_alone  # and their batches have the records of the others
 
 
 def test_every_family_can_be_switched_off(root):
@@ -331,7 +339,7 @@ def test_a_family_alone_is_that_family(root, family):
     ("dims", "shape"), [(2, (1, 32, 32)), (3, (1, 16, 16, 8))], ids=["a slice that is no whole object", "a patch"]
 )
 def test_what_needs_the_whole_object_is_left_out_where_it_is_not_there(root, dims, shape):
-    options = {"spatial_dims": dims, "data_dims": dims} | ({"whole_object": False} if dims == 2 else {})
+    options = {"spatial_dims": dims, "data_dims": dims, "whole_object": False}
 
     def only(family):
         return augmentation(root, **dict.fromkeys(families(root), 0.0) | options | {family: 1.0}).set_random_state(0)

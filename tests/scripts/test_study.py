@@ -70,6 +70,13 @@ def test_annotated_slice_becomes_a_data_set(tmp_path):
     whole = np.concatenate(parts)
     assert np.array_equal(whole == 0, labels == 2) and np.array_equal(whole == 1, labels == 0)  # pore, active
     assert read_volume(tmp_path / "out" / content["training"][0]["image"]).array.dtype == np.float32
+    assert transfer.annotated(tmp_path, "x", tmp_path / "out") == datalist  # found again
+    write_tiff(tmp_path / "x.tif", labels.astype(np.float32) + 1, [0.05, 0.05])
+    with pytest.raises(ValueError, match=r"training_image\.nii\.gz is not of .*x\.tif; choose another --out"):
+        transfer.annotated(tmp_path, "x", tmp_path / "out")
+    write_tiff(tmp_path / "x_label.tif", np.where(labels == 2, 255, labels).astype(np.uint8), [0.05, 0.05])
+    with pytest.raises(ValueError, match=r"x_label\.tif has labels such as 255; known: 0"):
+        transfer.real_pair(tmp_path, "x")
 
 
 @pytest.mark.parametrize("pooling", ["strided", "max with indices"])
@@ -182,6 +189,9 @@ def test_study_writes_table_picture_and_record(robust):
     assert results["versions"]["torch"] and results["trained_on"] == [common.machine()] == [results["scored_on"]]
     assert "| clean |" in (out / "results.md").read_text()
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert results["revisions"] == [json.loads((out / "runs/none/run.json").read_text())["git_revision"] or "unknown"]
+    with pytest.raises(ValueError, match="results of the size small, not full; choose another --out"):
+        robustness.run(out, "full", networks=("none",))
 
 
 def test_run_with_other_options_is_not_overwritten(robust):
@@ -380,6 +390,48 @@ def test_failed_trial_counts_as_pruned(tmp_path, monkeypatch, flat_dataset):
     assert "loss is" in trial.user_attrs["failed"]
 
 
+def test_data_volume_whole(tmp_path, monkeypatch):
+    """One share, one seed, both networks on tiny images: steps are equal, the table and the picture are written."""
+    tiny = {"pairs": 10, "seeds": 1, "steps": 4, "warmup": 2, "batch": 2, "discriminator": 4}
+    monkeypatch.setitem(data_volume.SIZES, "small", tiny)
+    monkeypatch.setattr(data_volume, "SHARES", (0.6,))
+    data_volume.run(tmp_path, "small")
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {name: np.shape(v["0.6"]) for name, v in results["dice_of_each_image"].items()} == {
+        "UNet": (1, 1),
+        "Pix2Pix": (1, 1),
+    }
+    for run in ("UNet_060_0", "Pix2Pix_060_0"):
+        assert common.history(tmp_path / "runs" / run)[-1]["iteration"] == 4  # 2 epochs of 2 steps, of 4 images
+    assert (tmp_path / "results.md").read_text().count("| 60% | 4 |") == 1
+
+
+def test_transfer_whole(tmp_path, monkeypatch):
+    """Slices made up; one seed, one epoch: every way trains, each is scored on the other slice and the other cell."""
+    from bundle.volume_io import write_tiff
+
+    rng = np.random.default_rng(0)
+    real = tmp_path / "real"
+    real.mkdir()
+    for name in (*transfer.SLICES, transfer.OTHER):
+        labels = np.kron(rng.integers(0, 3, (16, 12)), np.ones((8, 8))).astype(np.uint8)
+        write_tiff(real / f"{name}.tif", labels + rng.normal(0, 0.2, labels.shape).astype(np.float32), [0.05, 0.05])
+        write_tiff(real / f"{name}_label.tif", labels, [0.05, 0.05])
+    monkeypatch.setitem(transfer.SIZES, "small", {"pairs": 10, "pretraining": 1, "epochs": 1, "seeds": 1})
+    monkeypatch.setattr(transfer, "SLICES", {"a_1": "a_100"})
+    out = tmp_path / "out"
+    transfer.run(out, "small", real=real)
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [(r["way"], r["scored_on"]) for r in rows] == [
+        (way, target) for way in transfer.WAYS for target in ("a_100", "d_1501")
+    ]
+    frozen = torch.load(out / "runs/a_1_pretrained_encoder_frozen_0/model.pt", weights_only=True)
+    before = torch.load(out / "runs/pretraining/model.pt", weights_only=True)
+    assert torch.equal(frozen["model.0.conv.unit0.conv.weight"], before["model.0.conv.unit0.conv.weight"])
+    config = json.loads((out / "runs/a_1_from_scratch_0/run.json").read_text())["config"]
+    assert config["whole_object"]["_target_"].endswith("shows_whole_objects")
+
+
 def test_unknown_names_are_refused(tmp_path):
     for study, option, known in ((robustness, "networks", "ring"), (networks, "networks", "UNet")):
         with pytest.raises(ValueError, match=f"--{option} 'rings' is unknown; known: .*'{known}'"):
@@ -393,6 +445,9 @@ def test_mistakes_are_one_line(tmp_path):
     command = [sys.executable, str(ROOT / "scripts/study.py"), "volume", "--out", str(tmp_path), "--trials", "3"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 2 and result.stderr == "study.py: --trials is no option of the study 'volume'\n"
+    for storage in ("sqlite:////nowhere/x.db", "unknown://x"):
+        with pytest.raises(ValueError, match=f"--storage {storage}: "):
+            search.run(tmp_path / "search", "small", storage=storage)
     with pytest.raises(ValueError, match=r"--real .*: needs the folder with a_1.tif"):
         transfer.run(tmp_path, "small", real=tmp_path)
     for name in ("a_1", "a_1_label", "a_100"):
