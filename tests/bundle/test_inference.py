@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
 from monai.networks.nets import UNet
 from monai.transforms import (
     Compose,
@@ -117,6 +118,9 @@ def test_autocast_inferer_passes_gradients_and_structures():
     output = AutocastInferer(amp=True)(inputs, lambda x: [network(x), {"a": network(x)}])
     assert output[0].dtype == output[1]["a"].dtype == torch.float32
     torch.testing.assert_close(AutocastInferer()(inputs, network), network(inputs))
+    seen = []
+    AutocastInferer()(MetaTensor(inputs), lambda x: seen.append(type(x)) or x)
+    assert seen == [torch.Tensor]  # no metadata in the network
 
 
 @pytest.mark.parametrize(
