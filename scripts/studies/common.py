@@ -86,7 +86,7 @@ def generate(
     label: str = "",
     **options,
 ) -> Path:
-    """A data set of ``count`` pairs in ``out/data``; returns its folder. Raises ValueError if it holds another one.
+    """A data set of ``count`` pairs in ``out/data``; returns its folder.
 
     Args:
         out: folder of the study.
@@ -95,6 +95,9 @@ def generate(
         overlay: changes the recipe.
         label: what tells the data set from another one of this recipe, count and seed.
         options: further keys of the recipe.
+
+    Raises:
+        ValueError: the folder holds another data set, a recipe that does not fit.
     """
     name = Path(recipe).stem.removeprefix("generate_")
     folder = out / "data" / "_".join(p for p in (name, label, f"n{count}", f"s{seed}") if p)
@@ -102,8 +105,19 @@ def generate(
     for key, value in {"bundle_root": str(ROOT), **(overlay or {}), **options}.items():
         parser[key] = value
     workers = parser.get_parsed_content("workers") if count >= 40 else 1  # a worker takes seconds to start
-    parser.get_parsed_content("dataset").generate(str(folder), count, seed, workers)  # only what is not there yet
+    try:
+        dataset = parser.get_parsed_content("dataset")
+    except RuntimeError as error:
+        raise root_cause(error) from error
+    dataset.generate(str(folder), count, seed, workers)  # only what is not there yet
     return folder
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """What MONAI wrapped: the first of a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = (), **options) -> Path:

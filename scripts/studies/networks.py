@@ -51,6 +51,9 @@ MATERIALS = {
     "NMC cathode": "generate_nmc_cathode.json",
     "solid-oxide cell": "generate_sofc.json",
 }
+OF_VOLUMES = {  # a volume has fewer voxels along its edge than an image: particles of at most a quarter of 96
+    "NMC cathode": {"microstructure::mean_radius_um": [0.6, 1.2]},
+}
 KEY = ("material", "dims", "network", "equal")  # of a row
 SIZES = {
     "small": {
@@ -84,7 +87,8 @@ def run(
     with tqdm(total=2 * len(cases) * len(networks), desc="trainings", unit="run") as bar:
         for material, d in cases:
             shape, epochs = p["shape"][d], p["epochs"][d]
-            dataset = generate(out, p["pairs"][d], 0, MATERIALS[material], label=f"{d}d", shape=shape)
+            overlay = OF_VOLUMES.get(material) if d == 3 else None
+            dataset = generate(out, p["pairs"][d], 0, MATERIALS[material], overlay, label=f"{d}d", shape=shape)
             case = out / "runs" / folder_name(material, f"{d}d")
             seconds = step_seconds(case.with_suffix(".json"), dataset / "dataset.json", d)
             for network in networks:

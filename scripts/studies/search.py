@@ -41,6 +41,7 @@ from studies.common import (
     history,
     markdown,
     mean_sd,
+    root_cause,
     scores,
     train,
     write_results,
@@ -180,9 +181,7 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int) -> flo
     try:
         flow.run()
     except RuntimeError as error:  # MONAI wraps what a training raises
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        cause = root_cause(error)
         memory = isinstance(cause, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(cause)
         if not (memory or isinstance(cause, LossNotFiniteError)):
             raise cause from error

@@ -238,6 +238,20 @@ def test_data_of_another_recipe_is_not_taken_for_it(tmp_path):
         common.generate(tmp_path, 2, 0, overlay=small | {"scanner::noise_sd": 0.5}, label="x")
 
 
+@pytest.mark.parametrize("size", networks.SIZES)
+@pytest.mark.parametrize("material", networks.MATERIALS)
+@pytest.mark.parametrize("dims", (2, 3))
+def test_every_material_fits_every_size(tmp_path, monkeypatch, size, material, dims):
+    """The recipes are checked as they are made; nothing is generated."""
+    made = []
+    monkeypatch.setattr(SyntheticDataset, "generate", lambda self, *args: made.append(self.shape))
+    monkeypatch.setattr(networks, "step_seconds", lambda *args: dict.fromkeys(networks.NETWORKS, 1.0))
+    networks.run(tmp_path, size, networks=(), materials=(material,), dims=(dims,))
+    assert made == [tuple(networks.SIZES[size]["shape"][dims])]
+    with pytest.raises(ValueError, match="does not fit a box of"):
+        common.generate(tmp_path, 1, 0, "generate_nmc_cathode.json", shape=[32, 32, 32])
+
+
 def test_failed_step_says_why(tmp_path):
     with pytest.raises(ValueError, match=r"a step failed: error: .*no data set at .*log\.txt"):
         common.train(tmp_path / "run", tmp_path / "missing/dataset.json", max_epochs=1)
