@@ -386,6 +386,13 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def root_cause(error: BaseException) -> BaseException:
+    """The first of a chain of errors: what MONAI wrapped in its own."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def read_labels(
     path: str | os.PathLike, voxel_size_um: float | Sequence[float] | None = None, names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, tuple[float, ...]]:

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bundle.pictures import class_histogram, class_legend, label_colours, palette, scale_bar, show, to_grey  # noqa: E402
-from bundle.volume_io import atomic_path, check_image, one_line, read_volume, write_json  # noqa: E402
+from bundle.volume_io import atomic_path, check_image, one_line, read_volume, root_cause, write_json  # noqa: E402
 from data_gen import likeness  # noqa: E402
 from data_gen.dataset import SyntheticDataset  # noqa: E402
 from data_gen.image_quality import (  # noqa: E402
@@ -87,7 +87,7 @@ def read_dataset(args: argparse.Namespace) -> SyntheticDataset:
     try:
         dataset = parser.get_parsed_content("dataset")
     except Exception as error:  # a config may call anything
-        raise ValueError(f"{args.recipe[-1]}: {one_line(_cause(error))}") from error
+        raise ValueError(f"{args.recipe[-1]}: {one_line(root_cause(error))}") from error
     if not isinstance(dataset, SyntheticDataset):
         raise ValueError(f"{args.recipe[0]}: dataset is a {type(dataset).__name__}, no SyntheticDataset")
     return dataset
@@ -336,13 +336,6 @@ def _wrapped(line: str, width: int) -> list[str]:
     import textwrap
 
     return textwrap.wrap(line, width, subsequent_indent="    ")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a config's constructor raised, of what MONAI made of it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def main() -> int:

@@ -24,7 +24,7 @@ from monai.transforms import Compose
 from bundle.inference import load_weights, segment
 from bundle.metrics import score
 from bundle.training import RunRecord
-from bundle.volume_io import atomic_path, read_labels, read_volume, without_nan, write_json
+from bundle.volume_io import atomic_path, read_labels, read_volume, root_cause, without_nan, write_json
 from processor import processor_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,13 +111,6 @@ def generate(
         raise root_cause(error) from error
     dataset.generate(str(folder), count, seed, workers)  # only what is not there yet
     return folder
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """What MONAI wrapped: the first of a chain of errors."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = (), **options) -> Path:

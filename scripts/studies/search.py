@@ -32,7 +32,7 @@ from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from bundle.training import LossNotFiniteError
-from bundle.volume_io import one_line, write_json
+from bundle.volume_io import one_line, root_cause, write_json
 from studies.common import (
     MACHINE,
     ROOT,
@@ -41,7 +41,6 @@ from studies.common import (
     history,
     markdown,
     mean_sd,
-    root_cause,
     scores,
     train,
     write_results,

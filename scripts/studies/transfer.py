@@ -48,14 +48,15 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
     Raises:
         ValueError: there is no such folder, a slice is missing in it or has other labels, ``out`` has other slices.
     """
-    needed = [f"{name}{part}.tif" for name in (*SLICES, OTHER) for part in ("", "_label")]
+    names = tuple(dict.fromkeys((*SLICES, *SLICES.values(), OTHER)))
+    needed = [f"{name}{part}.tif" for name in names for part in ("", "_label")]
     missing = needed if real is None else [name for name in needed if not (real / name).is_file()]
     if missing:
         raise ValueError(
             f"--real {real}: needs the folder with {', '.join(needed)} (nmc_nanoct); {missing[0]} is not there"
         )
     datalists = {name: annotated(real, name, out / "data" / name) for name in SLICES}
-    real_pair(real, OTHER)
+    pairs = {name: real_pair(real, name) for name in names}
     p = SIZES[size]
     synthetic = generate(out, p["pairs"], 0, "generate_nmc_cathode.json")
     pretrained = train(
@@ -86,12 +87,12 @@ def run(out: Path, size: str, real: Path | None = None) -> None:
             )
         segmenter = Segmenter(trained)
         for target in (SLICES[source], OTHER):
-            image, truth = real_pair(real, target)
+            image, truth = pairs[target]
             values = score(segmenter(image), truth, len(CLASS_NAMES), PIXEL_UM)
             rows.append({"trained_on": source, "way": way, "seed": seed, "scored_on": target, **values})
-    limits = {f"{name}, {d} px": moved_dice(real_pair(real, name)[1], d) for name in (*SLICES, OTHER) for d in (1, 2)}
+    limits = {f"{name}, {d} px": moved_dice(pairs[name][1], d) for name in pairs for d in (1, 2)}
     content = {"rows": rows, "moved_labels_dice": limits}
-    write_results(out, "transfer", size, content, _table(rows, limits), _figure(out, real))
+    write_results(out, "transfer", size, content, _table(rows, limits), _figure(out, pairs))
 
 
 def real_pair(real: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -155,13 +156,13 @@ def _table(rows: list[dict], limits: dict[str, float]) -> str:
     )
 
 
-def _figure(out: Path, real: Path) -> Figure:
+def _figure(out: Path, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     source, target = next(iter(SLICES.items()))
-    image, truth = real_pair(real, target)
+    image, truth = pairs[target]
     size_um = [n * PIXEL_UM for n in image.shape]
     figure = Figure(figsize=(13, 3.5 * 2), layout="constrained")
     axes = figure.subplots(2, 4).flat
-    learnt, labels = real_pair(real, source)
+    learnt, labels = pairs[source]
     learnt_um = [n * PIXEL_UM for n in learnt.shape]
     show(
         axes[0],

@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigParser, ConfigWorkflow, verify_metadata, verify_net_in_out
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bundle.volume_io import read_volume, write_nifti
+from bundle.volume_io import read_volume, root_cause, write_nifti
 from data_gen.dataset import SyntheticDataset
 
 SMALL = {
@@ -333,9 +333,7 @@ def fails(flow: ConfigWorkflow) -> str:
     """Run to the error, and return the message at its root."""
     with pytest.raises(Exception) as caught:
         run(flow)
-    error = caught.value
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(caught.value)
     assert "\n" not in str(error)
     return str(error)
 
@@ -401,7 +399,5 @@ def test_mistyped_key_of_a_recipe_is_named(root):
     parser["microstructure::fractoin"] = 0.4
     with pytest.raises(RuntimeError) as caught:
         parser.get_parsed_content("dataset")
-    error = caught.value
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(caught.value)
     assert "fractoin" in str(error)

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from bundle.inference import load_weights
 from bundle.training import TrainingState
-from bundle.volume_io import read_volume, write_nifti
+from bundle.volume_io import read_volume, root_cause, write_nifti
 
 NETWORK = {"channels": [4, 8], "strides": [2], "num_res_units": 1, "roi_size": [48, 48]}
 SMALL = {
@@ -122,9 +122,7 @@ def test_checkpoint_without_a_discriminator_is_refused(bundle_run, flat_dataset,
     torch.save({k: v for k, v in state.items() if not k.startswith("discriminator")}, tmp_path / "last.pt")
     with pytest.raises(RuntimeError) as caught:
         bundle_run(FILES, dataset_dir=str(flat_dataset), output_dir=str(tmp_path), max_epochs=5, **SMALL)
-    error = caught.value
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(caught.value)
     assert "another network" in str(error)
     assert "discriminator" in str(error)
 
@@ -134,9 +132,7 @@ def test_players_are_not_dropped_by_a_run_without_them(bundle_run, flat_dataset,
     options = {k: v for k, v in SMALL.items() if not k.startswith("discriminator")}
     with pytest.raises(RuntimeError) as caught:
         bundle_run(["train.json"], dataset_dir=str(flat_dataset), output_dir=str(trained), max_epochs=9, **options)
-    error = caught.value
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(caught.value)
     assert "is of a run with discriminator, discriminator_lr_scheduler, discriminator_optimizer" in str(error)
     assert (trained / "last.pt").read_bytes() == before
 

@@ -14,7 +14,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from bundle.transfer import ENCODERS
-from bundle.volume_io import affine_from_voxel_size, read_volume, write_nifti, write_tiff
+from bundle.volume_io import affine_from_voxel_size, read_volume, root_cause, write_nifti, write_tiff
 
 SMALL = {
     "patch_size": [32, 32],
@@ -66,9 +66,7 @@ def message(run, *arguments, **options) -> str:
     """What the error at the root of a run says."""
     with pytest.raises(Exception) as caught:
         run(*arguments, **options)
-    error = caught.value
-    while error.__cause__ is not None:
-        error = error.__cause__
+    error = root_cause(caught.value)
     assert "\n" not in str(error)
     return str(error)
 

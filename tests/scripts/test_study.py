@@ -18,7 +18,7 @@ from monai.bundle import ConfigParser
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
 
-from bundle.volume_io import write_nifti  # noqa: E402
+from bundle.volume_io import read_labels, read_volume, write_nifti, write_tiff  # noqa: E402
 from data_gen.dataset import SyntheticDataset  # noqa: E402
 from studies import common, data_volume, networks, robustness, search, time_to_accuracy, transfer  # noqa: E402
 
@@ -58,8 +58,6 @@ def test_moved_label_of_a_disc_is_the_closed_form():
 
 def test_annotated_slice_becomes_a_data_set(tmp_path):
     rng = np.random.default_rng(0)
-    from bundle.volume_io import read_labels, read_volume, write_tiff
-
     labels = rng.integers(0, 3, (40, 32)).astype(np.uint8)
     write_tiff(tmp_path / "x.tif", labels.astype(np.float32), [0.05, 0.05])
     write_tiff(tmp_path / "x_label.tif", labels, [0.05, 0.05])
@@ -422,8 +420,6 @@ def test_data_volume_whole(tmp_path, monkeypatch):
 
 def test_transfer_whole(tmp_path, monkeypatch):
     """Slices made up; one seed, one epoch: every way trains, each is scored on the other slice and the other cell."""
-    from bundle.volume_io import write_tiff
-
     rng = np.random.default_rng(0)
     real = tmp_path / "real"
     real.mkdir()
