@@ -14,6 +14,9 @@ import optuna
 import pytest
 import torch
 from monai.bundle import ConfigParser
+from scipy.ndimage import gaussian_filter
+from scipy.optimize import least_squares
+from scipy.special import erfc
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))  # as Python does for a script
@@ -146,6 +149,42 @@ def test_shift_of_the_prediction_is_found(flat_dataset, tmp_path):
     assert max(v["dice"] for v in values) < 0.95
 
 
+def test_bound_of_white_noise_is_that_of_fitted_circles(tmp_path):
+    """Discs behind a Gaussian point spread: the closed form of the information, and a maximum-likelihood fit."""
+    rng = np.random.default_rng(0)
+    radius, blur, noise = 12.0, 1.5, 0.4
+    y, x = (np.mgrid[:640, :640] + 0.5) / 5 - 0.5  # 5 x 5 samples in each pixel of 128 x 128
+    whole = np.zeros(y.shape, bool)
+    for row in range(21, 128, 42):
+        for column in range(21, 128, 42):
+            whole |= np.hypot(y - row - rng.random(), x - column - rng.random()) < radius
+    area = whole.reshape(128, 5, 128, 5).mean((1, 3))
+    grey = gaussian_filter(area, blur).astype(np.float32)
+    for name, image in (("clean", grey), ("noisy", 3 + 2 * (grey + noise * rng.standard_normal(grey.shape)))):
+        (tmp_path / name).mkdir()
+        write_nifti(tmp_path / name / "image.nii.gz", image.astype(np.float32), np.eye(4))
+        write_nifti(tmp_path / name / "label.nii.gz", (area > 0.5).astype(np.uint8), np.eye(4))
+        pair = {"image": "image.nii.gz", "label": "label.nii.gz"}
+        (tmp_path / name / "dataset.json").write_text(json.dumps({"training": [], "validation": [], "test": [pair]}))
+    found = robustness.noise_limit(tmp_path / "noisy", tmp_path / "clean")
+    assert found["contrast"] == pytest.approx(1 / noise, rel=0.03)
+    assert found["radius"] == pytest.approx(radius, rel=0.01)
+    spread = math.sqrt(blur**2 + 1 / 12)  # and of a pixel
+    assert found["information"] == pytest.approx(1 / (2 * math.sqrt(math.pi) * spread * noise**2), rel=0.05)
+    y, x = np.mgrid[-20:21, -20:21]
+
+    def disc(parts):
+        return erfc((np.hypot(y - parts[0], x - parts[1]) - parts[2]) / spread / math.sqrt(2)).ravel() / 2
+
+    angle, off = np.linspace(0, 2 * np.pi, 60), []
+    for _ in range(60):
+        scan = disc((0, 0, radius)) + noise * rng.standard_normal(y.size)
+        a, b, r = least_squares(lambda parts, scan=scan: disc(parts) - scan, (0, 0, radius)).x
+        off.append(np.abs(a * np.cos(angle) + b * np.sin(angle) + r - radius).mean())
+    assert found["off"] == pytest.approx(np.mean(off), rel=4 * np.std(off) / np.mean(off) / math.sqrt(60))
+    assert found["dice"] == pytest.approx(1 - found["off"] / found["radius"])
+
+
 def test_threshold_half_way_is_that_of_the_medians(tmp_path):
     truth = np.zeros((20, 20), np.uint8)
     truth[:10] = 1
@@ -160,12 +199,13 @@ def test_threshold_half_way_is_that_of_the_medians(tmp_path):
 
 @pytest.fixture(scope="module")
 def robust(tmp_path_factory):
-    """The study of robustness, whole, with one corruption and one network; the second run finds all of it done."""
+    """The study of robustness, whole, with two corruptions and one network; the second run finds all of it done."""
     out = tmp_path_factory.mktemp("robustness")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(robustness.SIZES, "small", {"pairs": 10, "test_images": 2, "epochs": 1, "filters": 8})
         patch.setattr(robustness, "STRENGTHS", ("middle",))
-        patch.setattr(robustness, "CORRUPTIONS", {"rings": [robustness._stripes(0.02)]})
+        corruptions = {"rings": [robustness._stripes(0.02)], "white noise": [{"scanner::noise_sd": 0.1}]}
+        patch.setattr(robustness, "CORRUPTIONS", corruptions)
         robustness.run(out, "small", networks=("none",))
         commands = len(list(out.rglob("log.txt")))
         started = []
@@ -180,10 +220,11 @@ def robust(tmp_path_factory):
 def test_study_writes_table_picture_and_record(robust):
     out, commands = robust
     assert commands == 1  # a training
-    assert len(list((out / "data").iterdir())) == 3
+    assert len(list((out / "data").iterdir())) == 4
     results = json.loads((out / "results.json").read_text())
     (row,) = results["rows"]
     assert row["network"] == "none" and row["dice"]["rings/middle"]["n"] == 2
+    assert 0.98 < results["white_noise_limit"]["middle"]["dice"] < 1
     assert results["versions"]["torch"] and results["trained_on"] == [common.machine()] == [results["scored_on"]]
     assert "| clean |" in (out / "results.md").read_text()
     assert (out / "results.png").read_bytes().startswith(b"\x89PNG")
