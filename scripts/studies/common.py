@@ -116,13 +116,11 @@ def generate(
 def train(run: Path, datalist: Path, overlays: Sequence[str | Path | Mapping] = (), **options) -> Path:
     """Train into ``run`` with ``configs/train.json`` and overlays, or go on, or find it done; returns ``run``.
 
-    No early stop: a schedule runs to its end. On a GPU, half of the cores prepare the images. Networks compute in bf16
-    where the machine multiplies it faster.
+    On a GPU, half of the cores prepare the images. Networks compute in bf16 where the machine multiplies it faster.
 
     Raises:
         ValueError: ``run`` was made with other options, or with other values in the configs.
     """
-    options = {"early_stop_patience": 0, **options}
     asked = {"datalist": datalist, "configs": [config_content(o) for o in ("train.json", *overlays)], **options}
     asked = json.loads(json.dumps(asked, default=lambda path: os.path.relpath(path, run)))  # a folder may be moved
     record = run / "study_run.json"

@@ -2,7 +2,7 @@
 
 One training set of clean scans. One network without augmentation, one with all of ``configs/augment.json``, and one
 with each family of it alone. Test sets of the same recipe, clean and corrupted by the simulator at three strengths.
-Three further networks, the oracles, are trained without augmentation on scans that the simulator made with that very
+Four further networks, the oracles, are trained without augmentation on scans that the simulator made with that very
 corruption, the middle one: what it leaves to be learnt by a network of this size in this time.
 
 A scan with motion has no single truth. The label here is the object at the mean pose that the scan shows: each view
@@ -55,7 +55,7 @@ PROBABILITIES = {
     if key.endswith("_prob") and key != "clean_prob"
 }
 FAMILIES = tuple(family for family, value in PROBABILITIES.items() if value)  # those that the overlay has on
-ORACLES = {f"{name}, simulated": name for name in ("motion", "noise", "white noise")}
+ORACLES = {f"{name}, simulated": name for name in ("motion", "noise", "white noise", "sparse")}
 NETWORKS = ("none", "all", *ORACLES, *FAMILIES)
 OPTIONS = {"batch_size": 2, "patches_per_image": 4}  # an image is augmented whole, which takes long
 TRAIN_SEED, TEST_SEED = 0, 1000

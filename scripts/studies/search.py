@@ -157,7 +157,6 @@ def objective(trial: optuna.Trial, out: Path, dataset: Path, epochs: int) -> flo
         max_epochs=epochs,
         val_interval=max(1, epochs // REPORTS),
         resume=False,
-        early_stop_patience=0,
         **MACHINE,
     )
     flow.initialize()

@@ -174,6 +174,15 @@ def test_resumed_run_takes_the_learning_rate_that_it_is_given(root, flat_dataset
     assert state["param_groups"][0]["betas"] == (0.5, 0.6)
 
 
+def test_length_of_a_training_is_a_number_of_steps(root, flat_dataset):
+    pairs = len(json.loads((flat_dataset / "dataset.json").read_text())["training"])
+    options = {"bundle_root": str(root), "dataset_dir": str(flat_dataset), "batch_size": pairs // 2, "num_workers": 0}
+    parser = ConfigParser(ConfigParser.load_config_file(str(root / "configs/train.json")) | options)
+    epochs, validated = (parser.get_parsed_content(key) for key in ("max_epochs", "val_interval"))
+    assert parser.get_parsed_content("iterations_per_epoch") == 2
+    assert (epochs, validated) == (10500 / 2, 525)
+
+
 def test_early_stop(root, flat_dataset, tmp_path):
     options = {**SMALL, "learning_rate": 0.0, "early_stop_patience": 2, "warmup_epochs": 0}
     # without learning and with fixed batch statistics the score of epoch 1 is never beaten
