@@ -144,7 +144,7 @@ class Pix2PixTrainer(SupervisedTrainer):
         if idist.get_world_size() > 1:
             devices = [self.state.device] if self.state.device.type == "cuda" else None
             # it is applied twice before a backward pass, which sent buffers would disturb
-            discriminator = DistributedDataParallel(discriminator, device_ids=devices, broadcast_buffers=False)
+            discriminator = DistributedDataParallel(discriminator, device_ids=devices, forward_sync_buffers=False)
         self.discriminator, self.discriminator_optimizer = discriminator, discriminator_optimizer
         self.discriminator_lr_scheduler = discriminator_lr_scheduler
         self.adversarial_loss, self.label_smoothing = adversarial_loss, label_smoothing
