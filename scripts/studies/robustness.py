@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.ndimage import distance_transform_edt
 from skimage.measure import perimeter_crofton
 from skimage.registration import phase_cross_correlation
 from tqdm import tqdm
 
 from bundle.pictures import error_legend, error_map, show, to_grey
+from bundle.uncertainty import signed_distance
 from bundle.volume_io import read_labels, read_volume, write_json
 from studies.common import (
     Segmenter,
@@ -203,7 +203,7 @@ def noise_limit(noisy: Path, clean: Path) -> dict[str, float]:
         scan, grey = (read_volume(pair["image"]).array for pair in (with_noise, without))
         slope, level = np.polyfit(grey.ravel(), scan.ravel(), 1)  # each scan has a scale of its own
         noise = (scan - slope * grey - level).std() / slope
-        depth = np.where(truth, distance_transform_edt(truth) - 0.5, 0.5 - distance_transform_edt(~truth))
+        depth = -signed_distance(truth)
         bands = [np.ceil(depth) == d for d in range(-4, 6)]
         profile, place = (np.array([image[band].mean() for band in bands]) for image in (grey, depth))
         information = (np.diff(profile) ** 2 / np.diff(place)).sum() / noise**2
