@@ -92,11 +92,7 @@ def view_shifts(
 
 
 def shift_views(
-    image: Tensor,
-    shift_px: Tensor,
-    first_angle_deg: float = 0.0,
-    angular_range_deg: float = 180.0,
-    beyond: str = "air",
+    image: Tensor, shift_px: Tensor, first_angle_deg: float = 0.0, angular_range_deg: float = 180.0
 ) -> Tensor:
     """The image of an object that moved along the detector from view to view.
 
@@ -109,7 +105,6 @@ def shift_views(
         shift_px: [pixels] (views,), shift along the detector at equal steps of the angle.
         first_angle_deg: [°] angle of the first view.
         angular_range_deg: [°] 180 or 360.
-        beyond: what lies beyond the border, "air" or "mirror".
 
     Raises:
         ValueError: another range of angles.
@@ -137,7 +132,7 @@ def shift_views(
             return seen(k, turned)
         return (seen(k, turned) + seen(k, torch.remainder(turned + math.pi, 2 * math.pi)).conj()) / 2
 
-    return filter_slices(image, mask, max(image.shape[1:3]) // 6 + math.ceil(2 * float(shift.abs().max())), beyond)
+    return filter_slices(image, mask, max(image.shape[1:3]) // 6 + math.ceil(2 * float(shift.abs().max())))
 
 
 # few views
@@ -151,7 +146,7 @@ def keep_views(image: Tensor, n_views: int, first_angle_deg: float = 0.0) -> Ten
     gain at a distance of δ gaps g from a line is 1 + 2 Σ w(m/g) cos 2πmδ (Poisson's sum).
 
     Args:
-        image: see above; air beyond its border. A mirror image would add streaks of its own, which no scan has.
+        image: see above.
         n_views: number of views, at equal steps, at least 1.
         first_angle_deg: [°] angle of the first view.
 
@@ -181,7 +176,7 @@ def missing_wedge(image: Tensor, first_angle_deg: float, angular_range_deg: floa
     A cell on the border counts by the share of it that was measured, the mean grey value by that of the angles.
 
     Args:
-        image: see above; air beyond its border.
+        image: see above.
         first_angle_deg: [°] where the measured range begins.
         angular_range_deg: [°] measured range, above 0 and up to 180.
 

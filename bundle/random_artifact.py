@@ -13,8 +13,6 @@ from monai.data import MetaTensor, get_track_meta
 from monai.transforms import InvertibleTransform, MapTransform, RandomizableTransform
 from monai.utils import TraceKeys, convert_to_tensor
 
-from bundle.slice_tomography import PADDINGS
-
 Range = float | Sequence[float]
 
 META_KEY = "artifacts"  # of an image's metadata: JSON, a list of what acted on it
@@ -166,10 +164,3 @@ def drawn_values(transform: RandomizableTransform) -> dict:
         elif isinstance(value, (int, float, list)):
             drawn[name.strip("_")] = value
     return drawn
-
-
-def check_beyond(value: str) -> str:
-    """What lies beyond the border of an image."""
-    if value not in PADDINGS:
-        raise ValueError(f"beyond={value!r} is unknown; known: {', '.join(PADDINGS)}")
-    return value

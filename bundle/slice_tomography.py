@@ -6,7 +6,7 @@ What ``image_artifacts`` is made of; images, slices and angles are as described 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
+FADE_PX = 2.5  # over which an image falls to 1/e beyond its border
 FINER = 16  # samples of a detector pixel in the tables of rings
-PADDINGS = {"air": "constant", "mirror": "reflect"}
 
 
 def to_slices(image: Tensor) -> Tensor:
@@ -32,31 +32,47 @@ def from_slices(slices: Tensor, like: Tensor) -> Tensor:
     return slices.unflatten(0, (len(like), -1)).movedim(1, -1).contiguous()
 
 
-def filter_slices(image: Tensor, mask: Callable[[Tensor, Tensor], Tensor], margin: int, beyond: str = "air") -> Tensor:
-    """Multiply the spectrum of each slice, embedded in a square with a border.
+def beyond_border(slices: Tensor, widths: Sequence[int]) -> Tensor:
+    """Slices (slices, x, y) with a border, in which the value at their edge fades to zero.
+
+    A reconstruction goes on beyond its object, and beyond a field of view there is something like what lies at its
+    edge. Cut off there, an image has an edge that moves and makes streaks; of its mirror image too much comes back.
+
+    Args:
+        slices: see above.
+        widths: [pixels] of the border: before and after x, before and after y.
+    """
+    n_x, n_y = slices.shape[1:]
+    padded = F.pad(slices[None], (*widths[2:], *widths[:2]), mode="replicate")[0]
+    return padded.mul_(_fading((n_x, n_y), tuple(widths), slices.device))
+
+
+@lru_cache(maxsize=8)
+def _fading(shape: tuple[int, int], widths: tuple[int, ...], device: torch.device) -> Tensor:
+    away = []  # [pixels] distance of rows and of columns from the image
+    for n, before, after in zip(shape, widths[::2], widths[1::2], strict=True):
+        place = torch.arange(-before, n + after, device=device)
+        away.append((place - place.clamp(0, n - 1)).float())
+    return torch.exp(-torch.hypot(away[0][:, None], away[1]) / FADE_PX)
+
+
+def filter_slices(image: Tensor, mask: Callable[[Tensor, Tensor], Tensor], margin: int) -> Tensor:
+    """Multiply the spectrum of each slice, embedded in a square with a border (``beyond_border``).
 
     Args:
         image: (channels, x, y[, z]).
         mask: (k, angle) of ``polar_frequencies`` → real or complex gain; complex ones conjugate at opposite places.
         margin: [pixels] least width of the border.
-        beyond: what is there, "air" (zero) or "mirror".
-
-    Raises:
-        ValueError: another border.
     """
-    if beyond not in PADDINGS:
-        raise ValueError(f"beyond={beyond!r} is unknown; known: {', '.join(PADDINGS)}")
     slices = to_slices(image)
     size = next_fast_len(max(slices.shape[1:]) + 2 * margin)
     size += size % 2
-    pads = []
-    for n in reversed(slices.shape[1:]):
-        pads += [(size - n) // 2, size - n - (size - n) // 2]
-    too_wide = max(pads[:2]) >= slices.shape[2] or max(pads[2:]) >= slices.shape[1]  # for one reflection
-    mode = "replicate" if beyond == "mirror" and too_wide else PADDINGS[beyond]
-    spectrum = torch.fft.rfft2(F.pad(slices[None], pads, mode=mode)[0])
+    widths = []
+    for n in slices.shape[1:]:
+        widths += [(size - n) // 2, size - n - (size - n) // 2]
+    spectrum = torch.fft.rfft2(beyond_border(slices, widths))
     out = torch.fft.irfft2(spectrum * mask(*polar_frequencies(size, image.device)), s=(size, size))
-    return from_slices(out[:, pads[2] : size - pads[3], pads[0] : size - pads[1]], image)
+    return from_slices(out[:, widths[0] : size - widths[1], widths[2] : size - widths[3]], image)
 
 
 @lru_cache(maxsize=8)

@@ -34,13 +34,13 @@ from bundle.random_artifact import (
     META_KEY,
     InvertibleArtifactd,
     RandArtifactd,
-    check_beyond,
     check_count,
     check_number,
     drawn_values,
     plain_values,
     with_values,
 )
+from bundle.slice_tomography import beyond_border, from_slices, to_slices
 
 
 class CheckPaird(MapTransform):
@@ -140,23 +140,19 @@ class ScalePercentilesd(MapTransform):
 class BeyondBorderd(MapTransform, Randomizable, RandomizableTrait):
     """Transforms that see the image go on beyond its border, where MONAI's blur and sharpening see zero.
 
-    Zero is right in a slice that ends in air. A volume ends in its mirror image along the rotation axis, its last.
+    A slice fades beyond its border, as in ``slice_tomography.beyond_border``; along the rotation axis, its last, a
+    volume goes on as its mirror image.
 
     Args:
         keys, allow_missing_keys: images (channels, x, y[, z]).
         transforms: dictionary transforms, which keep the shape.
-        beyond: what lies beyond the border of a slice, "air" or "mirror".
         border_px: [pixels] by which an image is continued: as far as the transforms reach.
     """
 
-    def __init__(
-        self, keys, transforms: Sequence, beyond: str = "air", border_px: int = 10, allow_missing_keys: bool = False
-    ):
+    def __init__(self, keys, transforms: Sequence, border_px: int = 10, allow_missing_keys: bool = False):
         super().__init__(keys, allow_missing_keys)
         self.inside = Compose(transforms)
-        border_px = check_count("border_px", border_px, 0, 10**4)
-        in_slice = border_px if check_beyond(beyond) == "mirror" else 0
-        self.borders = (in_slice, in_slice, border_px)
+        self.border_px = check_count("border_px", border_px, 0, 10**4)
 
     def set_random_state(self, seed=None, state=None):
         self.inside.set_random_state(seed, state)
@@ -166,12 +162,14 @@ class BeyondBorderd(MapTransform, Randomizable, RandomizableTrait):
         d = dict(data)
         for key in self.key_iterator(d):
             values = plain_values(d[key])
-            widths = [(0, 0), *((border, border) for border in self.borders[: values.ndim - 1])]
-            d[key] = with_values(d[key], pad_nd(values, widths, mode="symmetric"))
+            wide = from_slices(beyond_border(to_slices(values), [self.border_px] * 4), values)
+            if values.ndim == 4:
+                wide = pad_nd(wide, [(0, 0)] * 3 + [(self.border_px, self.border_px)], mode="symmetric")
+            d[key] = with_values(d[key], wide)
         d = self.inside(d)
         for key in self.key_iterator(d):
             values = plain_values(d[key])
-            inner = [slice(b, n - b) for n, b in zip(values.shape[1:], self.borders, strict=False)]
+            inner = [slice(self.border_px, n - self.border_px) for n in values.shape[1:]]
             d[key] = with_values(d[key], values[(slice(None), *inner)].contiguous())
         return d
 
@@ -328,14 +326,13 @@ class RandMotiond(RandArtifactd):
         full_turn: probability of a scan of 360°.
         aligned: probability that the detector of the first view lies along an axis of the image, as most programs for
             reconstruction have it; else at any angle.
-        beyond: what lies beyond the border, "air" or "mirror".
     """
 
     LIMITS: ClassVar = {"drift_px": (0, 1e3), "jump_px": (0, 1e3), "jitter_px": (0, 100), "offset_px": (0, 1e3)}
 
     def __init__(
         self, keys, prob=0.1, drift_px=(0.0, 8.0), jump_px=(0.0, 5.0), jitter_px=(0.0, 1.0), offset_px=(0.0, 2.0),
-        kinds=(0.6, 0.4, 0.3, 0.3), most_jumps=3, n_views=360, full_turn=0.3, aligned=0.5, beyond="air",
+        kinds=(0.6, 0.4, 0.3, 0.3), most_jumps=3, n_views=360, full_turn=0.3, aligned=0.5,
         allow_missing_keys=False,
     ):  # fmt: skip
         ranges = {"drift_px": drift_px, "jump_px": jump_px, "jitter_px": jitter_px, "offset_px": offset_px}
@@ -349,7 +346,6 @@ class RandMotiond(RandArtifactd):
             check_number("full_turn", full_turn, 0, 1),
             check_number("aligned", aligned, 0, 1),
         )
-        self.beyond = check_beyond(beyond)
 
     def draw(self, shape):
         drift, jump, shake, offset = map(self.chance, self.kinds)
@@ -365,14 +361,13 @@ class RandMotiond(RandArtifactd):
             "n_views": self.n_views,
             "first_angle_deg": 90.0 * self.R.randint(4) if self.chance(self.aligned) else self.uniform(0, 360),
             "angular_range_deg": 360 if self.chance(self.full_turn) else 180,
-            "beyond": self.beyond,
         }
 
     @staticmethod
-    def function(image, beyond, **motion):
+    def function(image, **motion):
         shift = image_artifacts.view_shifts(**motion)
         scan = {name: motion[name] for name in ("first_angle_deg", "angular_range_deg")}
-        return image_artifacts.shift_views(image, shift, **scan, beyond=beyond)
+        return image_artifacts.shift_views(image, shift, **scan)
 
 
 class RandSparseViewsd(RandArtifactd):

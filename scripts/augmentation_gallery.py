@@ -7,6 +7,11 @@ sinogram and made in the image with the same parameters (of noise, of its radial
 amplitudes (root mean square, image by sinogram), and the median CPU time for an image of 256² on one core. The object
 is a cylinder of titania with particles of NMC532 in air. The image versions start from the clean scan and never see a
 sinogram, but for the readings that zingers hit. Below are those that the simulator has no version of.
+
+    python scripts/augmentation_gallery.py --parts
+
+prints the correlation and the ratio of amplitudes where the image does not show the whole object in air: patches of a
+slice of 256², a sample that is wider than the field of view, and particles in air up to the border of the image.
 """
 
 import argparse
@@ -369,12 +374,17 @@ def _rim(outer: float, image: torch.Tensor, drawn: dict) -> torch.Tensor:
     return ia.local_tomography(image, lines / (np.pi * field), field, outer=outer)
 
 
-def build(diameter: float, group: int = SUBVOXELS) -> np.ndarray:
-    """Fractions of air, titania and NMC532 of a cylinder this wide, by the field of view, in voxels of ``group``."""
+def build(diameter: float, group: int = SUBVOXELS, matrix: int = 1) -> np.ndarray:
+    """Fractions of air, titania and NMC532 of a cylinder this wide, by the field of view, in voxels of ``group``.
+
+    Between the particles lies the material ``matrix``, titania or air.
+    """
     n = PIXELS * max(1, int(np.ceil(diameter)))
     fine, rng = n * SUBVOXELS, np.random.default_rng(7)
     spheres = Spheres(fraction=0.35, mean_radius_um=7 * VOXEL_UM, radius_cv=0.35)
-    labels = spheres.build((fine, fine), VOXEL_UM / SUBVOXELS, spheres.draw(rng), rng)[0] + np.uint8(1)
+    labels = np.array([matrix, 2], np.uint8)[
+        spheres.build((fine, fine), VOXEL_UM / SUBVOXELS, spheres.draw(rng), rng)[0]
+    ]
     at = np.arange(fine) - (fine - 1) / 2
     labels[at[:, None] ** 2 + at**2 > (diameter * PIXELS * SUBVOXELS / 2) ** 2] = 0
     return phase_fractions(labels, 3, (group, group))
@@ -440,6 +450,57 @@ def milliseconds(transform: mt.MapTransform) -> float:
     return 1e3 * float(np.median(times[2:]))
 
 
+def parts() -> str:
+    """Of images that do not show the whole object in air, how near the image versions come; a table."""
+    jumps = Motion(jump_px=4, n_jumps=2)
+    scanners = {  # and image versions
+        "few views, 45": ({"geometry": ParallelBeam(45)}, lambda image, _: ia.keep_views(image, 45)),
+        "wedge, 130° measured": (
+            {"geometry": ParallelBeam(VIEWS, angular_range_deg=130)},
+            lambda image, _: ia.missing_wedge(image, -65 / VIEWS, 130),
+        ),
+        "drift of 8 px": ({"motion": Motion(drift_px=8)}, _move),
+        "two jumps of 4 px": ({"motion": jumps}, _move),
+        "shaking, sd 1 px": ({"motion": Motion(jitter_px=1)}, _move),
+    }
+    middle = slice(PIXELS // 2, -PIXELS // 2)
+    slice_, wide, cut = build(2 * 0.85), build(1.8), build(1.8, matrix=0)[:, middle, middle]
+    tube = {"source": Tube(kvp=140, anode_angle_deg=12, energy_step_kev=0.5)}
+    objects = {  # sample, shape of its image, voxel [µm], scanner, edges of the patches with their number along an axis
+        "patches of 64², 96², 128²": (slice_, (2 * PIXELS,) * 2, VOXEL_UM, {}, ((64, 8), (96, 6), (128, 4))),
+        "sample of 1.8 fields": (wide, (PIXELS,) * 2, VOXEL_UM, {}, ((PIXELS, 1),)),
+        "particles cut by the border": (cut, (PIXELS,) * 2, 1.0, tube, ((PIXELS, 1),)),
+    }
+    lines = [["", *(f"{name}: {what}" for name in objects for what in ("correlation", "amplitude"))]]
+    for name, (changed, act) in scanners.items():
+        cells = [name]
+        for sample, shape, voxel_um, common, edges in objects.values():
+            clean = scan(scanner(**common), sample, voxel_um, shape)[0]
+            simulated, drawn = scan(scanner(**common, **changed), sample, voxel_um, shape)
+            low, high = np.percentile(clean, (0.5, 99.5))  # as a network gets it
+            clean, simulated = (clean - low) / (high - low), (simulated - low) / (high - low)
+            found = [np.mean(list(_agreements(clean, simulated, drawn, act, *edge)), axis=0) for edge in edges]
+            cells += [" / ".join(f"{values[k]:.2f}" for values in found) for k in (0, 1)]
+        lines.append(cells)
+    rows_ = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([rows_[0], "|---" * len(lines[0]) + "|", *rows_[1:]])
+
+
+def _agreements(clean, simulated, drawn, act, edge: int, count: int):
+    """Correlation and amplitude in ``count``² patches of the middle of a slice."""
+    margin = 0 if count == 1 else PIXELS // 4
+    places = np.linspace(margin, len(clean) - margin - edge, count).round().astype(int)
+    for x in places:
+        for y in places:
+            patch = clean[x : x + edge, y : y + edge]
+            made = np.asarray(act(torch.from_numpy(np.ascontiguousarray(patch))[None], drawn))[0]
+            changes = simulated[x : x + edge, y : y + edge] - patch, made - patch
+            yield (
+                np.corrcoef(*map(np.ravel, changes))[0, 1],
+                np.sqrt((changes[1] ** 2).mean() / (changes[0] ** 2).mean()),
+            )
+
+
 def draw(found: list[tuple[Row, list]]) -> Figure:
     """Two rows of artefacts side by side; of each, the sinogram version above the image version."""
     gap, between, margin, title, per_line, side = 2, 12, 6, 38, 2, 12
@@ -482,10 +543,16 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=summary, epilog=details, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for augmentation.png")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for augmentation.png")
+    parser.add_argument("--parts", action="store_true", help="print the table of images that do not show the whole")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="rows whose name contains one of these")
     args = parser.parse_args()
+    if args.parts == (args.out is not None):
+        parser.error("one of --out and --parts is needed")
     torch.set_num_threads(1)
+    if args.parts:
+        print(parts())
+        return 0
     chosen = [row for row in rows() if not args.only or any(name in row.name for name in args.only)]
     if not chosen:
         parser.error(f"--only {' '.join(args.only)}: no row has this in its name; rows: "

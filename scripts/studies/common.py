@@ -30,7 +30,7 @@ from processor import processor_name
 ROOT = Path(__file__).resolve().parents[2]
 MACHINE = {  # options of every training that the machine decides: workers of the loader, bf16 where it is faster
     "num_workers": min(8, (os.cpu_count() or 1) // 2) if torch.cuda.is_available() else 0,
-    "amp": torch.cuda.is_available() or bool(torch.cpu.get_capabilities().get("amx_bf16")),
+    "amp": torch.cuda.is_available() or any(map(torch.cpu.get_capabilities().get, ("amx_bf16", "avx512_bf16"))),
 }
 _QUIET = {"PYTHONWARNINGS": "ignore:parsing config_file"}  # MONAI's note that configs can run code
 
