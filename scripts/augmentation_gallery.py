@@ -450,8 +450,11 @@ def milliseconds(transform: mt.MapTransform) -> float:
     return 1e3 * float(np.median(times[2:]))
 
 
-def parts() -> str:
-    """Of images that do not show the whole object in air, how near the image versions come; a table."""
+def parts(only: list[str] | None = None) -> str:
+    """Of images that do not show the whole object in air, how near the image versions come; a table.
+
+    ``only``: rows whose name contains one of these.
+    """
     jumps = Motion(jump_px=4, n_jumps=2)
     scanners = {  # and image versions
         "few views, 45": ({"geometry": ParallelBeam(45)}, lambda image, _: ia.keep_views(image, 45)),
@@ -473,6 +476,8 @@ def parts() -> str:
     }
     lines = [["", *(f"{name}: {what}" for name in objects for what in ("correlation", "amplitude"))]]
     for name, (changed, act) in scanners.items():
+        if only and not any(word in name for word in only):
+            continue
         cells = [name]
         for sample, shape, voxel_um, common, edges in objects.values():
             clean = scan(scanner(**common), sample, voxel_um, shape)[0]
@@ -551,7 +556,7 @@ def main() -> int:
         parser.error("one of --out and --parts is needed")
     torch.set_num_threads(1)
     if args.parts:
-        print(parts())
+        print(parts(args.only))
         return 0
     chosen = [row for row in rows() if not args.only or any(name in row.name for name in args.only)]
     if not chosen:
